@@ -1,0 +1,285 @@
+"""The ``Prune`` section of a PaddleOCR config: its fields, their defaults, and what is refused.
+
+Only plain data goes in (what YAML gives) and only :class:`PruneSection` comes out, so the rest of
+the program never meets a wrong type or a forgotten key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from .errors import PruneError, did_you_mean
+
+CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "random")
+TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params")
+
+Target: TypeAlias = float | dict[str, float]
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """How the sensitivity of the layers is measured.
+
+    ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
+    pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all)
+    and ``cache_mb`` the memory for decoded evaluation batches, in MiB (0: no cache).
+    """
+
+    file: str | None = None
+    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    samples: int | None = None
+    cache_mb: int = 2048
+
+
+@dataclass(frozen=True)
+class PruneSection:
+    """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
+
+    Of ``ratio``, ``max_loss``, ``pruned_flops`` and ``pruned_params`` exactly one is not None
+    where ``enable`` is true.
+    """
+
+    enable: bool = True
+    criterion: str = "fpgm"
+    ratio: Target | None = None
+    max_loss: float | None = None
+    pruned_flops: float | None = None
+    pruned_params: float | None = None
+    skip: tuple[str, ...] = ()
+    round_to: int = 8
+    sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
+    dry_run: bool = False
+    allow_untrained: bool = False
+
+    @property
+    def target(self) -> tuple[str, Target]:
+        """Which of the four says how much to prune, and its value.
+
+        Raises :class:`PruneError` where none does (possible only in a disabled section).
+        """
+        for name in TARGETS:
+            value = getattr(self, name)
+            if value is not None:
+                return name, value
+        raise PruneError(f"Prune says not how much to prune: set one of {', '.join(TARGETS)}.")
+
+
+def parse_section(raw: object, source: str) -> PruneSection:
+    """Check a section as YAML gives it and fill in the defaults.
+
+    ``raw`` is the value of the config's ``Prune`` key; ``source`` names where it was written, for
+    the messages. A null value means the key's default. Raises :class:`PruneError`.
+    """
+    check = _Checker(source)
+    values = check.mapping(raw, "Prune", _names(PruneSection))
+    sensitivity = check.mapping(
+        values.get("sensitivity"), "Prune.sensitivity", _names(SensitivityOptions)
+    )
+
+    section: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None or key == "sensitivity":
+            continue
+        section[key] = _SECTION_CHECKS[key](check, f"Prune.{key}", value)
+    options: dict[str, Any] = {}
+    for key, value in sensitivity.items():
+        if value is not None:
+            options[key] = _SENSITIVITY_CHECKS[key](check, f"Prune.sensitivity.{key}", value)
+
+    parsed = PruneSection(**section, sensitivity=SensitivityOptions(**options))
+    if parsed.enable:
+        check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
+    return parsed
+
+
+def _names(cls: type) -> list[str]:
+    return [item.name for item in fields(cls)]
+
+
+class _Checker:
+    """One method per kind of value; each returns the value or raises :class:`PruneError`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def fail(self, key: str, problem: str) -> PruneError:
+        return PruneError(f"{self._source}: {key} {problem}")
+
+    def mapping(self, value: object, key: str, allowed: list[str]) -> dict[str, Any]:
+        """A mapping with known keys only; null counts as empty."""
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise self.fail(
+                key,
+                f"must be a section of keys and values, found {_show(value)}."
+                f" Its keys are {', '.join(allowed)}.",
+            )
+        for name in value:
+            if name not in allowed:
+                hint = did_you_mean(name, allowed)
+                raise self.fail(
+                    key, f'has an unknown key "{name}"{hint}. Known keys: {", ".join(allowed)}.'
+                )
+        return dict(value)
+
+    def one_target(self, found: list[str]) -> None:
+        if len(found) == 1:
+            return
+        choice = f"exactly one of {', '.join(TARGETS)}"
+        if found:
+            raise self.fail(
+                "Prune",
+                f"says in {len(found)} ways how much to prune ({', '.join(found)}). Keep {choice}.",
+            )
+        raise self.fail(
+            "Prune",
+            f"does not say how much to prune. Set {choice}, for example"
+            " `pruned_flops: 0.5`, or `enable: false` to leave the model as it is.",
+        )
+
+    def boolean(self, key: str, value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise self.fail(key, f"must be true or false, found {_show(value)}.")
+
+    def number(self, key: str, value: object, allowed: str) -> float:
+        # bool is an int in Python: `ratio: yes` must not become 1.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.fail(key, f"must be {allowed}, found {_show(value)}.{_unquote(value)}")
+        if not math.isfinite(value):
+            raise self.fail(key, f"must be {allowed}, found {value}.")
+        return float(value)
+
+    def fraction(self, key: str, value: object, closed: bool = True) -> float:
+        """A share in [0, 1), or in (0, 1) where not ``closed``."""
+        allowed = f"a number {'from 0 up to but not' if closed else 'between 0 and 1, not'} "
+        allowed += "including 1" if closed else "including them"
+        number = self.number(key, value, allowed)
+        if not (0 <= number < 1) or (number == 0 and not closed):
+            percent = number / 100
+            hint = f" For {number:g} percent write {percent:g}." if 1 < number < 100 else ""
+            raise self.fail(key, f"must be {allowed}, found {value}.{hint}")
+        return number
+
+    def amount(self, key: str, value: object) -> float:
+        """A share of the model to remove: to remove nothing is not a target."""
+        return self.fraction(key, value, closed=False)
+
+    def ratio(self, key: str, value: object) -> Target:
+        if not isinstance(value, Mapping):
+            return self.fraction(key, value)
+        if not value:
+            raise self.fail(key, "is an empty mapping. Write a number, or {layer-pattern: number}.")
+        ratios: dict[str, float] = {}
+        for pattern, number in value.items():
+            if not isinstance(pattern, str) or not pattern:
+                raise self.fail(
+                    key, f'has the layer pattern {_show(pattern)}; patterns are text ("head.*").'
+                )
+            ratios[pattern] = self.fraction(f'{key}["{pattern}"]', number)
+        return ratios
+
+    def integer(self, key: str, value: object, least: int) -> int:
+        allowed = f"a whole number of {least} or more"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.fail(key, f"must be {allowed}, found {_show(value)}.{_unquote(value)}")
+        if value < least:
+            raise self.fail(key, f"must be {allowed}, found {value}.")
+        return value
+
+    def positive(self, key: str, value: object) -> int:
+        return self.integer(key, value, 1)
+
+    def not_negative(self, key: str, value: object) -> int:
+        return self.integer(key, value, 0)
+
+    def criterion(self, key: str, value: object) -> str:
+        if isinstance(value, str) and value in CRITERIA:
+            return value
+        hint = did_you_mean(value, CRITERIA)
+        raise self.fail(key, f"must be one of {', '.join(CRITERIA)}, found {_show(value)}{hint}.")
+
+    def path(self, key: str, value: object) -> str:
+        if isinstance(value, str) and value.strip():
+            return value
+        raise self.fail(key, f"must be the path of a file, found {_show(value)}.")
+
+    def patterns(self, key: str, value: object) -> tuple[str, ...]:
+        items = self._list(key, value, 'a list of layer-name patterns such as ["head.*"]')
+        for item in items:
+            if not isinstance(item, str) or not item:
+                raise self.fail(
+                    key, f'has the layer pattern {_show(item)}; patterns are text ("head.*").'
+                )
+        return tuple(items)
+
+    def rising_ratios(self, key: str, value: object) -> tuple[float, ...]:
+        items = self._list(key, value, "a list of ratios such as [0.1, 0.3, 0.5]")
+        if not items:
+            raise self.fail(key, "is empty. Write the ratios to try, such as [0.1, 0.3, 0.5].")
+        ratios = [self.fraction(f"{key}[{i}]", item, closed=False) for i, item in enumerate(items)]
+        mended = sorted(set(ratios))
+        if ratios != mended:
+            raise self.fail(
+                key,
+                f"must rise and hold no ratio twice, found {list(value)!r}."  # type: ignore[call-overload]
+                f" Write {mended!r}.",
+            )
+        return tuple(ratios)
+
+    def _list(self, key: str, value: object, allowed: str) -> list[Any]:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise self.fail(key, f"must be {allowed}, found {_show(value)}.")
+        return list(value)
+
+
+def _show(value: object) -> str:
+    """A value as a reader of YAML would recognise it, with its type where that is the problem."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'the text "{value}"'
+    if isinstance(value, Mapping):
+        return f"a mapping with the keys {_join(value)}" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"the list {list(value)!r}"
+    return repr(value)
+
+
+def _join(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _unquote(value: object) -> str:
+    """Advice for a number that YAML read as text: quoted, or ``1e-2`` (YAML wants 1.0e-2)."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return f" Write {number:g} without quotes."
+
+
+_SECTION_CHECKS = {
+    "enable": _Checker.boolean,
+    "criterion": _Checker.criterion,
+    "ratio": _Checker.ratio,
+    "max_loss": _Checker.fraction,
+    "pruned_flops": _Checker.amount,
+    "pruned_params": _Checker.amount,
+    "skip": _Checker.patterns,
+    "round_to": _Checker.positive,
+    "dry_run": _Checker.boolean,
+    "allow_untrained": _Checker.boolean,
+}
+_SENSITIVITY_CHECKS = {
+    "file": _Checker.path,
+    "ratios": _Checker.rising_ratios,
+    "samples": _Checker.positive,
+    "cache_mb": _Checker.not_negative,
+}
