@@ -1,0 +1,194 @@
+"""The seam at PaddleOCR's configuration: ``-o Prune.…``, ``--prune-plan`` and the early check.
+
+What a stock run sees of this is nothing: a config without a ``Prune`` section, and without
+``-o Prune…``, comes out exactly as it went in (train.py writes it to config.yml).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import PruneError, exit_on_error
+from ..section import PruneSection, parse_section
+from . import finder
+from .points import missing_hook_points, require_hook_points
+from .request import section_requested
+
+# The value of export_model.py's --prune-plan: an existing .json file, or None.
+prune_plan_file: str | None = None
+
+_NAMES = ("load_config", "merge_config", "ArgsParser")
+
+
+@dataclass
+class _State:
+    """What is known of this process's configuration so far."""
+
+    watching: bool = False  # merge_config is wrapped
+    pruning: bool | None = None  # None until merge_config was called
+    config_path: str | None = None
+    options: list[str] = field(default_factory=list)  # keys of -o that are ours
+
+
+_state = _State()
+
+
+@exit_on_error
+def patch(module: ModuleType) -> None:
+    """Wrap ``load_config``, ``merge_config`` and ``ArgsParser`` of ``tools.program``."""
+    tree = Path(module.__file__ or ".").resolve().parent.parent
+    missing = [name for name in _NAMES if not hasattr(module, name)]
+    if missing and section_requested(sys.argv):
+        raise missing_hook_points(tree, [f"{module.__name__}.{name}" for name in missing])
+    if "load_config" not in missing:
+        module.load_config = _wrap_load_config(module.load_config)  # type: ignore[attr-defined]
+    if "merge_config" not in missing:
+        module.merge_config = _wrap_merge_config(  # type: ignore[attr-defined]
+            module.merge_config, tree
+        )
+        _state.watching = True
+    if "ArgsParser" not in missing and os.path.basename(sys.argv[0]) == "export_model.py":
+        _add_prune_plan_option(module.ArgsParser)
+
+
+def is_watching() -> bool:
+    """Whether a failed hook will be noticed here once the config is merged."""
+    return _state.watching and _state.pruning is None
+
+
+def is_pruning() -> bool | None:
+    """Whether the merged config has an enabled section; None before it is merged."""
+    return _state.pruning
+
+
+def current_section(config: Mapping[str, Any]) -> PruneSection | None:
+    """The section of a merged config, checked; None where there is none or it is disabled.
+
+    Raises :class:`PruneError` for a section that is not valid.
+    """
+    if not isinstance(config, Mapping) or "Prune" not in config:
+        return None
+    section = parse_section(config["Prune"], _source())
+    return section if section.enable else None
+
+
+def add_option_parents(config: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Make the sections that ``-o Prune.key=value`` writes into, in ``config`` itself.
+
+    PaddleOCR's ``merge_config`` asserts that they are there. Without such options nothing changes.
+    """
+    ours = [key for key in options if key.split(".")[0] == "Prune"]
+    if not ours:
+        return
+    if "Prune" in options and not isinstance(options["Prune"], dict):
+        parse_section(options["Prune"], "-o Prune")  # raises: not a mapping
+    if config.get("Prune") is None:
+        config["Prune"] = {}
+    for key in ours:
+        parents = key.split(".")[:-1]
+        section: Any = config
+        for depth, name in enumerate(parents):
+            if section.get(name) is None:
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                written = ".".join(parents[: depth + 1])
+                raise PruneError(
+                    f"-o {key}: {written} is {section!r} in {_state.config_path or 'the config'},"
+                    " which has no keys below it. Set the whole of it, or correct the file."
+                )
+
+
+def _wrap_load_config(original: Any) -> Any:
+    @functools.wraps(original)
+    def load_config(file_path: Any, *args: Any, **kwargs: Any) -> Any:
+        config = original(file_path, *args, **kwargs)
+        _state.config_path = os.fspath(file_path)
+        _state.options.clear()
+        return config
+
+    return load_config
+
+
+def _wrap_merge_config(original: Any, tree: Path) -> Any:
+    # preprocess() calls it twice, the second time with the profiler's options.
+    @functools.wraps(original)
+    @exit_on_error
+    def merge_config(config: Any, opts: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(config, dict) and isinstance(opts, Mapping):
+            add_option_parents(config, opts)
+            _state.options += [key for key in opts if key.split(".")[0] == "Prune"]
+        merged = original(config, opts, *args, **kwargs)
+        _check(merged, tree)
+        return merged
+
+    return merge_config
+
+
+def _check(config: Any, tree: Path) -> None:
+    """Everything that can be wrong before any work is done."""
+    section = current_section(config)
+    _state.pruning = section is not None
+    if section is None:
+        return
+    require_hook_points(tree)
+    if finder.failures:
+        raise PruneError(finder.describe_failures()) from finder.failures[-1][1]
+
+
+def _source() -> str:
+    """Where the section was written, for messages."""
+    options = "-o " + " ".join(dict.fromkeys(_state.options)) if _state.options else ""
+    if not _state.config_path:
+        return options or "config"
+    return f"{_state.config_path} with {options}" if options else _state.config_path
+
+
+def _add_prune_plan_option(parser_class: Any) -> None:
+    """Give ``ArgsParser`` the option ``--prune-plan``.
+
+    Its methods are replaced, not the class: they name their class in ``super(ArgsParser, self)``.
+    """
+    original_init, original_parse = parser_class.__init__, parser_class.parse_args
+
+    @functools.wraps(original_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original_init(self, *args, **kwargs)
+        self.add_argument(
+            "--prune-plan",
+            metavar="FILE",
+            default=None,
+            help="export an unpruned checkpoint with this plan applied (a .prune.json file)",
+        )
+
+    @functools.wraps(original_parse)
+    @exit_on_error
+    def parse_args(self: Any, *args: Any, **kwargs: Any) -> Namespace:
+        global prune_plan_file
+        parsed: Namespace = original_parse(self, *args, **kwargs)
+        prune_plan_file = _checked_plan_file(parsed.prune_plan)
+        return parsed
+
+    parser_class.__init__ = __init__
+    parser_class.parse_args = parse_args
+
+
+def _checked_plan_file(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if not path.endswith(".json"):
+        raise PruneError(
+            f"--prune-plan {path}: a plan is a .json file, such as the best_accuracy.prune.json"
+            " that training writes beside best_accuracy.pdparams."
+        )
+    if not os.path.isfile(path):
+        raise PruneError(f"--prune-plan {path}: there is no such file.")
+    return path
