@@ -69,14 +69,15 @@ def is_pruning() -> bool | None:
     return _state.pruning
 
 
-def current_section(config: Mapping[str, Any]) -> PruneSection | None:
+def current_section(config: Mapping[str, Any], source: str | None = None) -> PruneSection | None:
     """The section of a merged config, checked; None where there is none or it is disabled.
 
-    Raises :class:`PruneError` for a section that is not valid.
+    ``source`` names where it was written, by default the file that the tool loaded. Raises
+    :class:`PruneError` for a section that is not valid.
     """
     if not isinstance(config, Mapping) or "Prune" not in config:
         return None
-    section = parse_section(config["Prune"], _source())
+    section = parse_section(config["Prune"], source or _source())
     return section if section.enable else None
 
 
