@@ -103,9 +103,14 @@ def build_from_config(
         if not isinstance(config.get(key), dict):
             raise PruneError(f"{config_path}: has no {key} section; is it a PaddleOCR config?")
     if "PostProcess" in config:
-        characters = getattr(
-            build_post_process(config["PostProcess"], config["Global"]), "character", None
-        )
+        try:
+            post_process = build_post_process(config["PostProcess"], config["Global"])
+        except OSError as error:  # the dictionary's path is relative to the working directory
+            raise PruneError(
+                f"{config_path}: cannot read {error.filename}. Paths in a config are relative to"
+                " the working directory, as for PaddleOCR's own tools."
+            ) from error
+        characters = getattr(post_process, "character", None)
         if characters is not None:
             set_out_channels(config, len(characters))
     model = build_model(config["Architecture"])

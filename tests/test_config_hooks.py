@@ -1,0 +1,232 @@
+"""PaddleOCR's own tools on configs with and without a Prune section, up to the first work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import RunTool
+
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.config import add_option_parents, current_section
+from ppocr_prune_plugin.hooks.points import check_hook_points
+from ppocr_prune_plugin.hooks.tree import set_out_channels
+
+# A detector's config up to its data, which is not there: a run that is not stopped by its section
+# stops at the missing label file, with PaddleOCR's own message.
+STOCK = """\
+Global:
+  use_gpu: false
+  epoch_num: 1
+  log_smooth_window: 20
+  print_batch_step: 1
+  save_model_dir: out
+  save_epoch_step: 1
+  eval_batch_step: [0, 10]
+  distributed: false
+Architecture:
+  model_type: det
+  algorithm: DB
+  Backbone: {name: MobileNetV3, scale: 0.5, model_name: large}
+  Neck: {name: RSEFPN, out_channels: 24}
+  Head: {name: DBHead, k: 50}
+PostProcess: {name: DBPostProcess}
+Train: &data
+  dataset: {name: SimpleDataSet, data_dir: ., label_file_list: [no_such_labels.txt], transforms: []}
+  loader: {shuffle: false, drop_last: false, batch_size_per_card: 1, num_workers: 0}
+Eval: *data
+"""
+NO_DATA = "no_such_labels.txt"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "stock.yml").write_text(STOCK)
+    return tmp_path
+
+
+def with_section(work: Path, section: str) -> str:
+    (work / "pruned.yml").write_text(f"{STOCK}Prune: {section}\n")
+    return "pruned.yml"
+
+
+def test_a_bad_section_stops_train_before_anything_is_written(
+    run_tool: RunTool, tree: Path, work: Path
+) -> None:
+    config = with_section(work, "{prune_flops: 0.5}")
+    result = run_tool([tree / "tools" / "train.py", "-c", config], work)
+    assert result.returncode == 2
+    assert result.stderr.count("ppocr-prune: error:") == 1
+    assert 'pruned.yml: Prune has an unknown key "prune_flops"' in result.stderr
+    assert 'did you mean "pruned_flops"?' in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (work / "out").exists()
+
+
+def test_a_bad_option_stops_eval_on_a_stock_config(
+    run_tool: RunTool, tree: Path, work: Path
+) -> None:
+    options = ["Prune.ratio=0.3", "Prune.sensitivity.sample=20"]
+    result = run_tool([tree / "tools" / "eval.py", "-c", "stock.yml", "-o", *options], work)
+    assert result.returncode == 2
+    assert 'did you mean "samples"?' in result.stderr
+    assert "stock.yml with -o Prune.ratio Prune.sensitivity.sample: " in result.stderr
+    assert NO_DATA not in result.stdout + result.stderr
+
+
+def test_options_make_a_section_and_stock_configs_stay_stock(
+    run_tool: RunTool, tree: Path, work: Path
+) -> None:
+    def written(*options: str, env: Mapping[str, str] | None = None) -> bytes:
+        """The config.yml that train.py writes: the merged config."""
+        shutil.rmtree(work / "out", ignore_errors=True)
+        result = run_tool(
+            [tree / "tools" / "train.py", "-c", "stock.yml", "-o", "Global.epoch_num=3", *options],
+            work,
+            env,
+        )
+        assert NO_DATA in result.stdout + result.stderr
+        assert "ppocr-prune" not in result.stdout + result.stderr
+        return (work / "out" / "config.yml").read_bytes()
+
+    plain = written(env={"PPOCR_PRUNE": "0"})
+    assert written() == plain
+    pruned = yaml.safe_load(written("Prune.enable=false", "Prune.sensitivity.samples=20"))
+    assert pruned.pop("Prune") == {"enable": False, "sensitivity": {"samples": 20}}
+    assert pruned == yaml.safe_load(plain)
+
+
+def test_export_has_the_option_prune_plan(run_tool: RunTool, tree: Path, work: Path) -> None:
+    tool = tree / "tools" / "export_model.py"
+    assert "--prune-plan FILE" in run_tool([tool, "--help"], work).stdout
+    command = [tool, "-c", "stock.yml", "--prune-plan"]
+    for name, problem in {
+        "no.json": "there is no such file",
+        "stock.yml": "is a .json file",
+    }.items():
+        result = run_tool([*command, name], work)
+        assert result.returncode == 2
+        assert f"ppocr-prune: error: --prune-plan {name}: " in result.stderr
+        assert problem in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "old", "new", "missing"),
+    [
+        # Where the tools call a function by its name in a module …
+        ("tools", "def eval(", "def evaluate(", "tools.program.eval"),
+        # … where they import it, so that tools and function are renamed alike …
+        ("", "load_model", "load_weights", "ppocr.utils.save_load.load_model"),
+        # … and where the hook of the config itself has nothing to hook into.
+        ("", "merge_config", "merge_options", "tools.program.merge_config"),
+    ],
+)
+def test_a_tree_without_a_hook_point(
+    run_tool: RunTool, tree: Path, work: Path, folder: str, old: str, new: str, missing: str
+) -> None:
+    copy = work / "tree"
+    for name in ("tools", "ppocr"):
+        shutil.copytree(tree / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (copy / folder).rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if old in text:
+            file.write_text(text.replace(old, new), encoding="utf-8")
+    assert [str(point) for point in check_hook_points(copy) if not point.found] == [missing]
+
+    tool = copy / "tools" / "eval.py"
+    refused = run_tool([tool, "-c", with_section(work, "{ratio: 0.3}")], work)
+    assert refused.returncode == 2
+    assert refused.stderr.count("ppocr-prune: error:") == 1
+    assert f"lacks what pruning hooks into: {missing}." in refused.stderr
+    # Without a section the tree works as well as it did: up to its missing data.
+    stock = run_tool([tool, "-c", "stock.yml"], work)
+    assert "ppocr-prune" not in stock.stderr
+    assert NO_DATA in stock.stdout + stock.stderr
+
+
+def test_options_below_something_that_is_no_section() -> None:
+    with pytest.raises(PruneError, match=r"-o Prune.ratio.head: Prune.ratio is 0.3"):
+        add_option_parents({"Prune": {"ratio": 0.3}}, {"Prune.ratio.head": 0.5})
+    with pytest.raises(PruneError, match="-o Prune: Prune must be a section"):
+        add_option_parents({"Global": {}}, {"Prune": 0.3})
+
+
+def test_an_empty_section_can_be_filled_by_options() -> None:
+    config: dict[str, object] = {"Prune": None}
+    add_option_parents(config, {"Prune.ratio": 0.3})
+    assert config == {"Prune": {}}
+
+
+def test_current_section() -> None:
+    assert current_section({"Global": {}}) is None
+    assert current_section({"Prune": {"enable": False}}) is None
+    section = current_section({"Prune": {"ratio": 0.3}})
+    assert section is not None and section.target == ("ratio", 0.3)
+
+
+def test_classes_of_recognition_heads() -> None:
+    """As tools/train.py sets them: the decoders differ in their extra symbols."""
+    multi = {"name": "MultiHead"}
+    config = {"Architecture": {"Head": multi}, "PostProcess": {"name": "CTCLabelDecode"}}
+    set_out_channels(config, 100)
+    expected = {"CTCLabelDecode": 100, "SARLabelDecode": 102, "NRTRLabelDecode": 103}
+    assert multi["out_channels_list"] == expected  # type: ignore[comparison-overlap]
+    student: dict[str, object] = {"name": "CTCHead"}
+    config = {
+        "Architecture": {"Models": {"Student": {"Head": student}}},
+        "PostProcess": {"name": "DistillationCTCLabelDecode"},
+    }
+    set_out_channels(config, 100)
+    assert student["out_channels"] == 100
+
+
+BUILD = """\
+import sys
+from pathlib import Path
+from ppocr_prune_plugin.hooks.tree import build_from_config, find_tree
+from ppocr_prune_plugin.errors import PruneError
+tree = find_tree()
+model, config = build_from_config("stock.yml", ["Architecture.Neck.out_channels=48"], tree)
+print(model.training, tuple(model.neck.ins_conv[0].in_conv.weight.shape)[:1], "Prune" in config)
+model, config = build_from_config("rec.yml", [], tree)
+print(tuple(model.head.fc.weight.shape)[1:])
+for name, options in [
+    ("none.yml", []),
+    ("stock.yml", ["Gloal.a=1"]),
+    ("stock.yml", ["Prune.ratio=2"]),
+    ("nodict.yml", []),
+]:
+    try:
+        build_from_config(name, options, tree)
+    except PruneError as error:
+        print("PruneError:", error)
+"""
+REC = """\
+Global: {use_gpu: false, character_dict_path: %s, use_space_char: false}
+Architecture:
+  model_type: rec
+  algorithm: CRNN
+  Transform:
+  Backbone: {name: MobileNetV3, scale: 0.5, model_name: small}
+  Neck: {name: SequenceEncoder, encoder_type: rnn, hidden_size: 48}
+  Head: {name: CTCHead}
+PostProcess: {name: CTCLabelDecode}
+"""
+
+
+def test_models_are_built_from_configs(run_tool: RunTool, tree: Path, work: Path) -> None:
+    (work / "dict.txt").write_text("\n".join("abcdefg"))
+    (work / "rec.yml").write_text(REC % "dict.txt")
+    (work / "nodict.yml").write_text(REC % "no_dict.txt")
+    (work / "build.py").write_text(BUILD)
+    result = run_tool(["build.py"], work, {"PADDLEOCR_ROOT": str(tree)})
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("True", "(", "Prune"))]
+    assert lines[0] == "True (48,) False", result.stderr
+    assert lines[1] == "(8,)"  # the dictionary and CTC's blank
+    assert lines[2].startswith("PruneError: none.yml: there is no such")
+    assert lines[3].startswith("PruneError: -o Gloal.a=1: does not fit stock.yml")
+    assert lines[4].startswith("PruneError: stock.yml with -o Prune.ratio: Prune.ratio must be")
+    assert lines[5].startswith("PruneError: nodict.yml: cannot read no_dict.txt")
