@@ -1,0 +1,117 @@
+"""Read the shapes in a ``.pdparams`` file, and work out the pruned structure behind them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import PruneError
+from .graph.groups import ChannelGraph
+
+# What a state dict needs to be unpickled; anything else could run code.
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+    ("builtins", "tuple"),
+    ("builtins", "bytearray"),
+    ("__builtin__", "tuple"),
+    ("__builtin__", "bytearray"),
+}
+
+
+class _StateDictUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a weights file")
+        return super().find_class(module, name)
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in a weights file, by structured name; runs no code from the file.
+
+    Raises:
+        PruneError: the file is damaged, or holds more than arrays.
+    """
+    try:
+        content = _StateDictUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except OSError as error:
+        raise PruneError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise PruneError(
+            f"{path}: not a complete Paddle weights file ({type(error).__name__}: {error}). "
+            "Copy or download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise PruneError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, value in content.items():
+        if isinstance(value, tuple) and len(value) == 2:  # (Paddle's own name, array)
+            value = value[1]
+        if isinstance(value, np.ndarray):
+            shapes[str(name)] = tuple(value.shape)
+    return shapes
+
+
+def infer_kept_channels(
+    graph: ChannelGraph, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, int] | None:
+    """Widths of the groups that explain the shapes in a file, by the graph's own couplings.
+
+    Returns:
+        Group name → channels kept, for the groups that are narrower; None where no pruning of
+        this model has these shapes.
+    """
+    axes: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+    for group in graph.groups:
+        for member in group.members:
+            places = member.indices.shape[1]
+            axes.setdefault((member.parameter, member.axis), []).append(
+                (group.name, group.size, places)
+            )
+    known: dict[str, int] = {}
+    equations: list[tuple[int, dict[str, int]]] = []
+    for name, shape in graph.shapes.items():
+        if name not in shapes:
+            continue
+        if len(shapes[name]) != len(shape):
+            return None
+        for axis, size in enumerate(shape):
+            found = shapes[name][axis]
+            terms = axes.get((name, axis), [])
+            if not terms and found != size:
+                return None
+            # found = what no group owns + sum of kept channels x places
+            rest = size - sum(width * places for _, width, places in terms)
+            equations.append((found - rest, {group: places for group, _, places in terms}))
+    sizes = {group.name: group.size for group in graph.groups}
+    pending = equations
+    while pending:
+        still = []
+        for total, terms_left in pending:
+            open_terms = {g: places for g, places in terms_left.items() if g not in known}
+            solved = sum(known[g] * p for g, p in terms_left.items() if g in known)
+            if not open_terms:
+                if solved != total:
+                    return None
+            elif len(open_terms) == 1:
+                (name, places), left = next(iter(open_terms.items())), total - solved
+                if left % places or not 0 < left // places <= sizes[name]:
+                    return None
+                known[name] = left // places
+            else:
+                still.append((total, terms_left))
+        if len(still) == len(pending):
+            return None  # more unknown widths than the file can tell
+        pending = still
+    return {name: kept for name, kept in known.items() if kept != sizes[name]}

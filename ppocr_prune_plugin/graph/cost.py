@@ -1,0 +1,94 @@
+"""FLOPs and parameters of a network, before and after channels are removed.
+
+FLOPs are multiply-accumulates counted once, of convolutions and matrix products with weights, as
+PaddleSlim counts them; activations, normalisations and biases are left out. Every such operation
+costs *positions x size of its weight*, where positions are output pixels (input pixels of a
+transposed convolution) or rows. Positions do not change when channels are removed, so the exact
+cost of any combination of ratios follows from the weights' new shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import paddle
+
+from .trace import Op, Program, trace
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """``positions``: weight name -> how often it is applied in one forward pass of one picture.
+    ``parameters``: names of what counts as a parameter (running statistics do not)."""
+
+    positions: Mapping[str, int]
+    parameters: frozenset[str]
+
+    def flops(self, shapes: Shapes) -> int:
+        """Multiply-accumulates of one forward pass of a network with these shapes."""
+        return sum(count * prod(shapes[name]) for name, count in self.positions.items())
+
+    def params(self, shapes: Shapes) -> int:
+        """Number of trainable numbers."""
+        return sum(prod(shapes[name]) for name in self.parameters)
+
+
+def cost_model(
+    model: paddle.nn.Layer, inputs: Sequence[object], fused: Iterable[str] = ()
+) -> CostModel:
+    """Count the network as it is deployed (evaluation mode).
+
+    Args:
+        model: the network.
+        inputs: what ``forward`` takes, with a batch of one.
+        fused: names of layers whose parallel convolutions become one on export; only the
+            largest of them counts.
+    """
+    program = trace(model, inputs, training=False)
+    names = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    return CostModel(_fuse(_positions(program), program, tuple(fused)), frozenset(names))
+
+
+def _positions(program: Program) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for op in program.ops:
+        found = _weight_and_positions(op)
+        if found is not None:
+            counts[found[0]] = counts.get(found[0], 0) + found[1]
+    return counts
+
+
+def _weight_and_positions(op: Op) -> tuple[str, int] | None:
+    if len(op.inputs) < 2 or not op.outputs:
+        return None
+    x, weight, out = op.inputs[0], op.inputs[1], op.outputs[0]
+    if x is None or weight is None or weight.parameter is None:
+        return None
+    if x.shape is None or out.shape is None:
+        return None
+    last = str(op.attrs.get("data_format", "NCHW")).endswith("C")
+    if op.name in ("conv2d", "depthwise_conv2d", "conv3d"):
+        pixels = out.shape[1:-1] if last else out.shape[2:]
+        return weight.parameter, out.shape[0] * prod(pixels)
+    if op.name in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):
+        pixels = x.shape[1:-1] if last else x.shape[2:]
+        return weight.parameter, x.shape[0] * prod(pixels)
+    if op.name == "matmul":
+        return weight.parameter, prod(x.shape[:-1])
+    return None
+
+
+def _fuse(counts: dict[str, int], program: Program, fused: tuple[str, ...]) -> dict[str, int]:
+    kept = dict(counts)
+    for layer in fused:
+        inside = [name for name in counts if name.startswith(layer + ".")]
+        if len(inside) > 1:
+            largest = max(inside, key=lambda n: counts[n] * prod(program.parameter_shapes[n]))
+            for name in inside:
+                if name != largest:
+                    del kept[name]
+    return kept

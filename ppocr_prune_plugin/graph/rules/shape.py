@@ -1,0 +1,157 @@
+"""Operations that move elements: reshaping, transposing, joining and splitting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..flow import NEUTRAL, Atoms, ChannelFlow, where
+from ..trace import Op
+from . import rule
+
+
+@rule("builtin.parameter", "builtin.combine", "data", "full", "full_int_array", "shape", "shape64")
+def nothing(flow: ChannelFlow, op: Op) -> None:
+    """Sources and shapes: there are no channels to hand on."""
+
+
+@rule(
+    "reshape", "reshape_", "flatten", "flatten_", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_"
+)
+def reshape(flow: ChannelFlow, op: Op) -> None:
+    """Row-major order stays, whatever the axes are called."""
+    x, out = op.inputs[0], op.outputs[0]
+    assert x is not None
+    labels = flow.label(x)
+    if x.shape is None or out.shape is None or -1 in x.shape or -1 in out.shape:
+        flow.fix_value(x, f"{where(op)}: shape unknown")
+        return
+    if labels.size == 1:
+        flow.set_label(out, labels.reshape((1,) * len(out.shape)))
+    else:
+        flow.set_label(out, np.broadcast_to(labels, x.shape).reshape(out.shape))
+
+
+@rule("transpose", "transpose_")
+def transpose(flow: ChannelFlow, op: Op) -> None:
+    """Axes change places."""
+    x = op.inputs[0]
+    assert x is not None
+    order = [int(axis) for axis in op.attrs["perm"]]
+    flow.set_label(op.outputs[0], flow.label(x).transpose(order))
+
+
+@rule("concat")
+def concat(flow: ChannelFlow, op: Op) -> None:
+    """Along the channels, each operand keeps its own; along another axis they have to agree."""
+    values, axis_value = op.inputs[0], op.inputs[1]
+    members = list(values.elements or ()) if values is not None else []
+    out = op.outputs[0]
+    known = all(v.shape is not None and -1 not in v.shape for v in members)
+    if not members or not known or out.shape is None or axis_value is None:
+        for value in members:
+            flow.fix_value(value, f"{where(op)}: shape unknown")
+        return
+    ndim = len(out.shape)
+    axis = int(_scalar(axis_value.constant)) % ndim
+    labels = [flow.label(v, (axis,)) for v in members]
+    others = [max(a.shape[k] for a in labels) for k in range(ndim)]
+    if all(a.shape[axis] == 1 for a in labels) and max(others) > 1:
+        result = labels[0]
+        for member in labels[1:]:
+            flow.join(result, member)
+            result = np.maximum(result, member)  # a neutral one gives way
+        flow.set_label(out, result)
+        return
+    parts = []
+    for member, value in zip(labels, members, strict=True):
+        assert value.shape is not None
+        shape = list(others)
+        shape[axis] = value.shape[axis]
+        parts.append(np.broadcast_to(member, shape))
+    flow.set_label(out, np.concatenate(parts, axis=axis))
+
+
+@rule("split_with_num")
+def split_evenly(flow: ChannelFlow, op: Op) -> None:
+    """Equal parts stay equal when each loses the same channels."""
+    x, axis_value = op.inputs[0], op.inputs[-1]
+    assert x is not None and x.shape is not None and axis_value is not None
+    axis = int(_scalar(axis_value.constant)) % len(x.shape)
+    parts = int(op.attrs["num"])
+    labels = flow.label(x)
+    if labels.shape[axis] == 1:
+        flow.set_list_label(op.outputs[0], [labels] * parts)
+        return
+    pieces = np.split(np.broadcast_to(labels, labels.shape), parts, axis=axis)
+    for piece in pieces[1:]:
+        flow.join(pieces[0], piece)
+    flow.set_list_label(op.outputs[0], pieces)
+
+
+@rule("split")
+def split_by_sizes(flow: ChannelFlow, op: Op) -> None:
+    """Sizes are written in the model's code: the axis is kept whole."""
+    x, sizes_value, axis_value = op.inputs[0], op.inputs[1], op.inputs[2]
+    assert x is not None and x.shape is not None and axis_value is not None
+    axis = int(_scalar(axis_value.constant)) % len(x.shape)
+    labels = flow.label(x)
+    flow.keep_whole(labels, axis, f"{where(op)} has its sizes in the model's code")
+    sizes = sizes_value.constant if sizes_value is not None else None
+    if labels.shape[axis] == 1 and isinstance(sizes, list | tuple):
+        flow.set_list_label(op.outputs[0], [labels] * len(sizes))
+    elif isinstance(sizes, list | tuple) and -1 not in sizes:
+        cuts = np.cumsum(sizes)[:-1].tolist()
+        flow.set_list_label(op.outputs[0], np.split(labels, cuts, axis=axis))
+    else:
+        flow.fix(labels, f"{where(op)} has unknown sizes")
+
+
+@rule("builtin.split")
+def unpack(flow: ChannelFlow, op: Op) -> None:
+    """A list becomes its members."""
+    values = op.inputs[0]
+    assert values is not None
+    labels = flow.list_label(values)
+    if labels is None and values.elements:
+        labels = [flow.label(member) for member in values.elements]
+    for output, member in zip(op.outputs, labels or (), strict=False):
+        if output.shape is not None and len(output.shape) == member.ndim:
+            flow.set_label(output, member)
+
+
+@rule("slice")
+def slice_(flow: ChannelFlow, op: Op) -> None:
+    """Bounds are written in the model's code: a sliced axis is kept whole."""
+    x, starts_value, ends_value = op.inputs[0], op.inputs[1], op.inputs[2]
+    assert x is not None and x.shape is not None
+    labels: Atoms = flow.label(x)
+    axes = [int(axis) % labels.ndim for axis in op.attrs["axes"]]
+    starts = starts_value.constant if starts_value is not None else None
+    ends = ends_value.constant if ends_value is not None else None
+    for place, axis in enumerate(axes):
+        if labels.shape[axis] == 1:
+            continue
+        flow.keep_whole(labels, axis, f"{where(op)} picks channels by number")
+        if not isinstance(starts, list | tuple) or not isinstance(ends, list | tuple):
+            flow.fix(labels, f"{where(op)} has unknown bounds")
+            return
+        part = range(x.shape[axis])[slice(int(starts[place]), int(ends[place]))]
+        only = sum(size > 1 for size in labels.shape) == 1
+        labels = labels.take(list(part), axis=axis)
+        if only and len(part) == 1:
+            labels = np.full_like(labels, NEUTRAL)  # one channel, fixed above: broadcast as it is
+    dropped = tuple(int(axis) % labels.ndim for axis in op.attrs.get("decrease_axis") or ())
+    if all(labels.shape[axis] == 1 for axis in dropped):
+        labels = np.squeeze(labels, axis=dropped)
+        shape = op.outputs[0].shape
+        if shape is not None and len(shape) == labels.ndim:
+            flow.set_label(op.outputs[0], labels)
+            return
+    flow.fix(labels, f"{where(op)} drops an axis of channels")
+
+
+def _scalar(constant: object) -> float:
+    if isinstance(constant, list | tuple):
+        return float(constant[0])
+    assert isinstance(constant, int | float)
+    return float(constant)

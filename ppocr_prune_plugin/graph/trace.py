@@ -1,0 +1,193 @@
+"""Trace a ``paddle.nn.Layer`` into a small program of plain Python objects.
+
+The tracer is Paddle's own: ``paddle.jit.to_static(..., full_graph=True)`` gives a PIR program
+(Paddle >= 3.0). Everything that the rest of the package needs from it is copied into the classes
+below, so that rules and groups do not depend on PIR's Python bindings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import paddle
+
+from ..errors import PruneError
+
+_DROPPED_ATTRS = frozenset({"op_callstack", "place", "dtype", "stop_gradient"})
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor of the program.
+
+    ``shape`` is None where Paddle knows none (a list of tensors, say); a dimension that it does
+    not know is -1. ``parameter`` is the structured name (``backbone.conv1.weight``) of the
+    parameter or buffer that the value is; ``elements`` are the members of a list of tensors.
+    """
+
+    shape: tuple[int, ...] | None
+    parameter: str | None = None
+    constant: Any = None
+    elements: tuple[Value, ...] | None = None
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation: its PIR name without the ``pd_op.`` dialect, operands, results, attributes.
+
+    ``captured`` holds what the blocks inside it (a loop's body, say) use from outside.
+    """
+
+    name: str
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value, ...]
+    attrs: Mapping[str, Any]
+    layer: str = ""
+    captured: tuple[Value, ...] = ()
+
+
+@dataclass
+class Program:
+    """A traced network: its operations in order, its parameters and what it returns."""
+
+    ops: list[Op]
+    outputs: list[Value]
+    parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def values(self) -> Iterator[Value]:
+        """Yield every value that an operation produces."""
+        for op in self.ops:
+            yield from op.outputs
+
+
+def structured_names(model: paddle.nn.Layer) -> dict[str, str]:
+    """Map Paddle's own name of each parameter and buffer to its structured name."""
+    names: dict[str, str] = {}
+    for structured, tensor in list(model.named_parameters()) + list(model.named_buffers()):
+        names.setdefault(tensor.name, structured)
+    return names
+
+
+def input_specs(shapes: Sequence[Any]) -> list[Any]:
+    """Turn nested ``(shape, dtype)`` pairs into ``InputSpec`` objects, keeping the nesting."""
+    specs: list[Any] = []
+    for item in shapes:
+        if isinstance(item, paddle.static.InputSpec):
+            specs.append(item)
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+            specs.append(paddle.static.InputSpec(list(item[0]), item[1]))
+        else:
+            specs.append(input_specs(item))
+    return specs
+
+
+def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Program:
+    """Trace ``model.forward`` with inputs of fixed shapes; nothing is computed.
+
+    Args:
+        model: the network; its mode is put back afterwards.
+        inputs: positional arguments of ``forward``: ``InputSpec`` objects or ``(shape, dtype)``
+            pairs, nested as the model takes them.
+        training: trace the network as it trains (True) or as it is deployed.
+
+    Raises:
+        PruneError: Paddle cannot trace the model.
+    """
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    model.train() if training else model.eval()
+    try:
+        static = paddle.jit.to_static(
+            _dygraph_forward(model), input_spec=input_specs(inputs), full_graph=True
+        )
+        concrete = static.concrete_program
+        return _copy(concrete.main_program, concrete.outputs, structured_names(model))
+    except PruneError:
+        raise
+    except Exception as error:
+        raise PruneError(
+            f"Paddle {paddle.__version__} cannot trace this {type(model).__name__} in "
+            f"{'training' if training else 'evaluation'} mode, so its channel groups are unknown "
+            f"and it cannot be pruned. Paddle says: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def _dygraph_forward(model: paddle.nn.Layer) -> Any:
+    """``model.forward``, or what it was before ``to_static`` wrapped it."""
+    forward = model.forward
+    return getattr(forward, "dygraph_function", forward)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(size) for size in value.shape)
+    except (ValueError, TypeError, RuntimeError):
+        return None  # a list of tensors has none; reading it raises
+
+
+class _Copier:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+        self.values: dict[int, Value] = {}
+        self.parameters: dict[str, tuple[int, ...]] = {}
+
+    def value(self, raw: Any) -> Value | None:
+        if raw is None or not raw.initialized():
+            return None  # an optional operand that was not given
+        key = raw.hash()
+        if key not in self.values:
+            self.values[key] = Value(_shape(raw))
+        return self.values[key]
+
+    def op(self, raw: Any) -> Op:
+        name = raw.name().removeprefix("pd_op.")
+        attrs = {k: v for k, v in raw.attrs().items() if k not in _DROPPED_ATTRS}
+        inputs = tuple(self.value(v) for v in raw.operands_source())
+        outputs = tuple(v for v in map(self.value, raw.results()) if v is not None)
+        if name == "builtin.parameter":
+            paddle_name = attrs["parameter_name"]
+            paddle_name = paddle_name[0] if isinstance(paddle_name, list) else paddle_name
+            outputs[0].parameter = self.names.get(paddle_name)
+            if outputs[0].parameter is not None and outputs[0].shape is not None:
+                self.parameters[outputs[0].parameter] = outputs[0].shape
+        elif name in ("full", "full_int_array"):
+            outputs[0].constant = attrs.get("value")
+        elif name == "builtin.combine":
+            outputs[0].elements = tuple(v for v in inputs if v is not None)
+        return Op(
+            name=name,
+            inputs=inputs,
+            outputs=outputs,
+            attrs=attrs,
+            layer=str(attrs.get("struct_name", "")).strip("/"),
+            captured=tuple(self._captured(raw)),
+        )
+
+    def _captured(self, raw: Any) -> Iterator[Value]:
+        for block in raw.blocks():
+            for inner in block.ops:
+                for operand in inner.operands_source():
+                    value = self.value(operand)
+                    if value is not None:
+                        yield value
+                yield from self._captured(inner)
+
+
+def _copy(program: Any, outputs: Any, names: Mapping[str, str]) -> Program:
+    copier = _Copier(names)
+    ops = [copier.op(raw) for raw in program.global_block().ops]
+    results = [
+        copier.value(raw)
+        for raw in paddle.utils.flatten(outputs)
+        if isinstance(raw, paddle.pir.Value)
+    ]
+    return Program(ops, [v for v in results if v is not None], copier.parameters)

@@ -1,0 +1,190 @@
+"""From sensitivity curves to widths: by the most that a layer may cost, or by a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import PruneError
+from .rounding import width_for_ratio, widths
+
+Cost = Callable[[Mapping[str, int]], int]
+"""Exact FLOPs or parameters of the network when groups keep that many channels."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss of one group as a function of the ratio removed: measured points, rising in ratio."""
+
+    ratios: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def loss(self, ratio: float | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Interpolated from (0, 0) through the points, made monotone first; flat after the last."""
+        xs = np.concatenate([[0.0], self.ratios])
+        ys = np.maximum.accumulate(np.concatenate([[0.0], self.losses]))
+        return np.asarray(np.interp(ratio, xs, ys))
+
+    def largest_ratio(self, loss: float) -> float:
+        """The largest measured-or-interpolated ratio whose loss is at most ``loss``."""
+        xs = np.concatenate([[0.0], self.ratios])
+        ys = np.maximum.accumulate(np.concatenate([[0.0], self.losses]))
+        inside = np.flatnonzero(ys <= loss)
+        last = int(inside[-1])
+        if last == len(xs) - 1:
+            return float(xs[-1])
+        return float(np.interp(loss, ys[last : last + 2], xs[last : last + 2]))
+
+
+def widths_by_max_loss(
+    curves: Mapping[str, Curve], sizes: Mapping[str, int], max_loss: float, round_to: int
+) -> dict[str, int]:
+    """For every group by itself the narrowest width that costs no more than ``max_loss``.
+
+    Rounding goes to the wider side, so that the promise holds after it.
+    """
+    chosen = {}
+    for name, curve in curves.items():
+        wanted = sizes[name] * (1 - curve.largest_ratio(max_loss))
+        allowed = [width for width in widths(sizes[name], round_to) if width >= wanted - 1e-9]
+        chosen[name] = min(allowed)
+    return chosen
+
+
+def widths_by_budget(
+    curves: Mapping[str, Curve],
+    sizes: Mapping[str, int],
+    cost: Cost,
+    share: float,
+    round_to: int,
+    key: str,
+) -> dict[str, int]:
+    """Widths that remove ``share`` of the cost where the curves say it hurts least.
+
+    A steepest-descent search on the exact cost: again and again the step that saves most for the
+    loss it adds, then a last step that lands nearest to the target; compared with the one-threshold
+    rule (the same loss allowed to every group), and the better of the two is taken.
+
+    Args:
+        curves: group name → curve; only these groups are pruned.
+        sizes: group name → channels.
+        cost: the exact cost of any widths.
+        share: of the whole network's cost to remove.
+        round_to: as in the section.
+        key: name of the target, for the message.
+
+    Raises:
+        PruneError: more than the groups can give, with the most that they can.
+    """
+    search = _Search(curves, sizes, cost, round_to)
+    before = cost(sizes)
+    narrowest = {name: options[-1] for name, options in search.options.items()}
+    most = 1 - cost({**sizes, **narrowest}) / before
+    if share > most + 0.005:
+        raise PruneError(
+            f"Prune.{key} is {share:g}, but the layers that can be pruned, cut as far as their "
+            f"sensitivity was measured, hold only {most:.3f} of it. Ask for at most "
+            f"{int(most * 1000) / 1000:g}, or widen the choice (Prune.skip, Prune.round_to, "
+            "Prune.sensitivity.ratios)."
+        )
+    target = before * (1 - share)
+    candidates = [search.greedy(target), search.threshold(target)]
+    near = min(abs(cost({**sizes, **c}) - target) for c in candidates)
+    tolerance = max(near, 0.01 * before)
+    return min(
+        (c for c in candidates if abs(cost({**sizes, **c}) - target) <= tolerance),
+        key=lambda c: (search.loss(c), cost({**sizes, **c})),
+    )
+
+
+class _Search:
+    def __init__(
+        self,
+        curves: Mapping[str, Curve],
+        sizes: Mapping[str, int],
+        cost: Cost,
+        round_to: int,
+    ) -> None:
+        self.curves, self.sizes, self.cost, self.round_to = curves, sizes, cost, round_to
+        self.options: dict[str, list[int]] = {}
+        self.losses: dict[str, list[float]] = {}
+        for name, curve in curves.items():
+            deepest = curve.ratios[-1] if curve.ratios else 0.0
+            allowed = [
+                width
+                for width in widths(sizes[name], round_to)
+                if 1 - width / sizes[name] <= deepest + 1e-9
+            ]
+            self.options[name] = allowed
+            ratios = 1 - np.asarray(allowed) / sizes[name]
+            self.losses[name] = curve.loss(ratios).tolist()
+
+    def loss(self, chosen: Mapping[str, int]) -> float:
+        """Predicted loss: the sum over the groups, each measured by itself."""
+        return sum(
+            self.losses[name][self.options[name].index(width)] for name, width in chosen.items()
+        )
+
+    def greedy(self, target: float) -> dict[str, int]:
+        place = dict.fromkeys(self.options, 0)
+        current = self.cost(self.sizes)
+        while current > target:
+            best: tuple[float, int, str, int] | None = None
+            for name, options in self.options.items():
+                for further in range(place[name] + 1, len(options)):
+                    trial = self._widths({**place, name: further})
+                    saved = current - self.cost(trial)
+                    if saved <= 0:
+                        continue
+                    added = self.losses[name][further] - self.losses[name][place[name]]
+                    # Beyond the target nothing more is gained.
+                    useful = min(saved, current - target)
+                    score = (max(added, 1e-6) / useful, -saved, name, further)
+                    if best is None or score < best:
+                        best = score
+            if best is None:
+                break
+            place[best[2]] = best[3]
+            current = self.cost(self._widths(place))
+        return self._give_back(place, target)
+
+    def _give_back(self, place: dict[str, int], target: float) -> dict[str, int]:
+        """Undo steps that the target does not need: the most costly first."""
+        tolerance = 0.002 * self.cost(self.sizes)
+        while True:
+            best: tuple[float, str] | None = None
+            for name, at in place.items():
+                if at == 0:
+                    continue
+                trial = self._widths({**place, name: at - 1})
+                if self.cost(trial) <= target + tolerance:
+                    gain = self.losses[name][at] - self.losses[name][at - 1]
+                    if best is None or (gain, name) > best:
+                        best = (gain, name)
+            if best is None:
+                return {name: self.options[name][at] for name, at in place.items()}
+            place[best[1]] -= 1
+
+    def threshold(self, target: float) -> dict[str, int]:
+        """One loss for all groups, by bisection, as PaddleSlim's ``get_ratios_by_sensitive``."""
+        low, high = 0.0, max((max(losses) for losses in self.losses.values()), default=0.0)
+        for _ in range(40):
+            middle = (low + high) / 2
+            if self.cost({**self.sizes, **self._by_loss(middle)}) > target:
+                low = middle
+            else:
+                high = middle
+        return self._by_loss(high)
+
+    def _by_loss(self, loss: float) -> dict[str, int]:
+        chosen = {}
+        for name, curve in self.curves.items():
+            width = width_for_ratio(self.sizes[name], curve.largest_ratio(loss), self.round_to)
+            chosen[name] = min(self.options[name], key=lambda option, w=width: abs(option - w))
+        return chosen
+
+    def _widths(self, place: Mapping[str, int]) -> dict[str, int]:
+        return {**self.sizes, **{name: self.options[name][at] for name, at in place.items()}}

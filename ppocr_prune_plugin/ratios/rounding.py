@@ -1,0 +1,22 @@
+"""Widths that hardware likes."""
+
+from __future__ import annotations
+
+
+def widths(size: int, round_to: int) -> list[int]:
+    """Widths that a group may have, falling: its own, then the multiples of ``round_to`` below.
+
+    A group of fewer than ``round_to`` channels may have any width.
+    """
+    step = round_to if size > round_to else 1
+    if size == round_to:
+        return [size]
+    return [size, *range((size - 1) // step * step, 0, -step)]
+
+
+def width_for_ratio(size: int, ratio: float, round_to: int) -> int:
+    """The allowed width nearest to removing ``ratio`` of the channels; the wider of two equals."""
+    if round_to == 1:
+        return max(1, size - round(size * ratio))
+    wanted = size * (1 - ratio)
+    return min(widths(size, round_to), key=lambda width: (round(abs(width - wanted), 6), -width))
