@@ -40,7 +40,7 @@ def kept_masks(graph: ChannelGraph, groups: Sequence[GroupPlan]) -> Masks:
     """
     masks: Masks = {}
     for item in groups:
-        group = _matching(graph, item)
+        group = check_fit(graph, item)
         if item.kept is None:
             raise PruneError(
                 f"the plan does not say which channels of {group.name} stay (it was worked out "
@@ -54,7 +54,8 @@ def kept_masks(graph: ChannelGraph, groups: Sequence[GroupPlan]) -> Masks:
     return masks
 
 
-def _matching(graph: ChannelGraph, item: GroupPlan) -> ChannelGroup:
+def check_fit(graph: ChannelGraph, item: GroupPlan) -> ChannelGroup:
+    """The group that a plan's item is about; PruneError where it is not of this network."""
     try:
         group = graph[item.name]
     except KeyError:

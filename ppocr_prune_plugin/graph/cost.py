@@ -23,10 +23,12 @@ Shapes = Mapping[str, Sequence[int]]
 @dataclass(frozen=True)
 class CostModel:
     """``positions``: weight name -> how often it is applied in one forward pass of one picture.
-    ``parameters``: names of what counts as a parameter (running statistics do not)."""
+    ``parameters``: names of what counts as a parameter (running statistics do not).
+    ``deployed``: names of all that evaluation mode uses; the rest serves training alone."""
 
     positions: Mapping[str, int]
     parameters: frozenset[str]
+    deployed: frozenset[str]
 
     def flops(self, shapes: Shapes) -> int:
         """Multiply-accumulates of one forward pass of a network with these shapes."""
@@ -50,7 +52,8 @@ def cost_model(
     """
     program = trace(model, inputs, training=False)
     names = {name for name, p in model.named_parameters() if not p.stop_gradient}
-    return CostModel(_fuse(_positions(program), program, tuple(fused)), frozenset(names))
+    positions = _fuse(_positions(program), program, tuple(fused))
+    return CostModel(positions, frozenset(names), frozenset(program.parameter_shapes))
 
 
 def _positions(program: Program) -> dict[str, int]:

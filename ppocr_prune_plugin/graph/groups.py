@@ -143,9 +143,9 @@ def find_groups(program: Program) -> ChannelGraph:
 def _collect(flow: ChannelFlow, program: Program, unknown: Mapping[str, int]) -> ChannelGraph:
     component = flow.components()
     reasons: dict[int, str] = {}
-    for atoms, reason in flow.fixed():
+    for atoms, why in flow.fixed():
         for key in np.unique(component[atoms]).tolist():
-            reasons.setdefault(key, reason)
+            reasons.setdefault(key, why)
 
     spans = sorted(
         (start, program.parameter_shapes[name][axis], name, axis)
@@ -176,9 +176,9 @@ def _collect(flow: ChannelFlow, program: Program, unknown: Mapping[str, int]) ->
             by_signature.setdefault(signature, []).append(atoms)
             continue
         first = _root(flow, axes)
-        key = (first[0].rpartition(".")[0], reason)
+        cell = (first[0].rpartition(".")[0], reason)
         count = sum(1 for number in signature if spans[number][2:] == first)
-        frozen[key] = frozen.get(key, 0) + count
+        frozen[cell] = frozen.get(cell, 0) + count
 
     groups = [_group(flow, spans, *item) for item in by_signature.items()]
     groups.sort(key=lambda pair: pair[0])

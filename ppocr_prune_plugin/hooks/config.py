@@ -77,7 +77,7 @@ def current_section(config: Mapping[str, Any], source: str | None = None) -> Pru
     """
     if not isinstance(config, Mapping) or "Prune" not in config:
         return None
-    section = parse_section(config["Prune"], source or _source())
+    section = parse_section(config["Prune"], source or section_source())
     return section if section.enable else None
 
 
@@ -145,7 +145,7 @@ def _check(config: Any, tree: Path) -> None:
         raise PruneError(finder.describe_failures()) from finder.failures[-1][1]
 
 
-def _source() -> str:
+def section_source() -> str:
     """Where the section was written, for messages."""
     options = "-o " + " ".join(dict.fromkeys(_state.options)) if _state.options else ""
     if not _state.config_path:

@@ -1,9 +1,112 @@
-"""Placeholder: this seam is not hooked yet."""
+"""The seam at the export: a pruned model takes a path that works, and its result is checked."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import sys
+from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ..errors import PruneError, exit_on_error
+from ..workflow import run_once
+from .inputs import example_inputs
+from .state import plan_of
+
+TOLERANCE = 1e-4
+
+# The last release that still traces through its old intermediate representation.
+_LAST_WITH_OLD_IR = "3.0."
 
 
 def patch(module: ModuleType) -> None:
-    """Leave the module as it is."""
+    """Wrap ``export_single_model`` of ``ppocr.utils.export_model``."""
+    wrap(module)
+
+
+def patch_older_tool() -> None:
+    """Older trees define ``export_single_model`` in tools/export_model.py itself: it is there by
+    the time that the tool loads its weights."""
+    main = sys.modules.get("__main__")
+    if main is not None and hasattr(main, "export_single_model"):
+        wrap(main)
+
+
+def wrap(module: ModuleType) -> None:
+    """Replace ``export_single_model`` in its module, once."""
+    original = module.export_single_model
+    if hasattr(original, "__wrapped__"):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    @exit_on_error
+    def export_single_model(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        model = call.arguments["model"]
+        if plan_of(model) is None:
+            return original(*args, **kwargs)
+        arguments, logger = call.arguments, call.arguments["logger"]
+        config = arguments.get("config") or {"Architecture": arguments["arch_config"]}
+        inputs = example_inputs(config)
+        if "config" in arguments:
+            _take_working_path(arguments["config"], logger)
+        expected = run_once(model, inputs)
+        result = original(*args, **kwargs)
+        difference = _difference(arguments["save_path"], inputs, expected)
+        if difference > TOLERANCE:
+            raise PruneError(
+                f"{arguments['save_path']}: the exported model differs from the trained one by "
+                f"{difference:.2e} (allowed: {TOLERANCE:g}) on a random input. Do not use it."
+            )
+        logger.info(
+            f"prune: the exported model agrees with the trained one to {difference:.1e} on a "
+            f"random input of {inputs[0][0]}"
+        )
+        return result
+
+    module.export_single_model = export_single_model
+
+
+def _take_working_path(config: dict[str, Any], logger: Any) -> None:
+    settings = config["Global"]
+    old_ir_works = paddle.__version__.startswith(_LAST_WITH_OLD_IR)
+    if settings.get("export_with_pir") is None and not old_ir_works:
+        settings["export_with_pir"] = True
+        logger.info(
+            f"prune: Paddle {paddle.__version__} no longer exports through its old IR; exporting "
+            "through PIR (Global.export_with_pir=true)"
+        )
+
+
+def _difference(path: str, inputs: list[Any], expected: list[np.ndarray]) -> float:
+    """Largest difference of any output on the input that ``expected`` was computed with."""
+    found = run_inference(path, inputs)
+    if [a.shape for a in found] != [a.shape for a in expected]:
+        shapes = [a.shape for a in found], [a.shape for a in expected]
+        raise PruneError(f"{path}: the exported model gives {shapes[0]} instead of {shapes[1]}.")
+    return max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+
+
+def run_inference(path: str, inputs: list[Any], seed: int = 0) -> list[np.ndarray]:
+    """Run an exported model with Paddle Inference on the input that ``run_once`` makes."""
+    program = next(
+        (p for p in (Path(path + ".json"), Path(path + ".pdmodel")) if p.is_file()), None
+    )
+    if program is None:
+        raise PruneError(f"{path}: the export wrote no model there.")
+    settings = paddle.inference.Config(str(program), path + ".pdiparams")
+    settings.disable_gpu()
+    settings.disable_glog_info()
+    settings.disable_mkldnn()
+    predictor = paddle.inference.create_predictor(settings)
+    random = np.random.default_rng(seed)
+    for name, (shape, dtype) in zip(predictor.get_input_names(), inputs, strict=True):
+        array = random.standard_normal(tuple(shape)).astype(dtype)
+        predictor.get_input_handle(name).copy_from_cpu(array)
+    predictor.run()
+    return [predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()]

@@ -1,9 +1,108 @@
-"""Placeholder: this seam is not hooked yet."""
+"""The seam at ``tools.program.train``: weights are loaded, training has not begun."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import paddle.distributed as dist
+
+from ..errors import PruneError, exiting_on_error
+from ..section import PruneSection
+from ..workflow import prune_model
+from . import config as config_hook
+from .evaluation import PaddleOCREvaluation
+from .state import inner, plan_of, set_plan
+from .weights import network_of
 
 
 def patch(module: ModuleType) -> None:
-    """Leave the module as it is."""
+    """Wrap ``train``."""
+    module.train = _wrap_train(module.train, module)
+
+
+def _wrap_train(original: Any, module: ModuleType) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def train(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        arguments = call.arguments
+        with exiting_on_error():
+            section = config_hook.current_section(arguments["config"])
+            go_on = section is None or _prune(module, section, arguments)
+        return original(*call.args, **call.kwargs) if go_on else None
+
+    return train
+
+
+def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, Any]) -> bool:
+    """Prune the model that is about to be trained; False where training should not begin."""
+    config, model, logger = arguments["config"], arguments["model"], arguments["logger"]
+    settings = config["Global"]
+    source = config_hook.section_source()
+    plan = plan_of(model)
+    if plan is not None and settings.get("checkpoints"):
+        logger.info("prune: resuming a pruned model; it is not pruned again")
+        return not section.dry_run
+    if plan is not None:
+        raise PruneError(
+            f"Global.pretrained_model: {settings['pretrained_model']} is pruned already "
+            f"({plan.flops.pruned:.1%} of its FLOPs). To fine-tune it as it is, set "
+            "Prune.enable=false; to go on with its training, name it in Global.checkpoints; to "
+            "prune more, start from the unpruned weights with a larger target."
+        )
+    _require_trained(section, settings, source)
+    if dist.get_world_size() > 1 and section.target[0] != "ratio":
+        raise PruneError(
+            f"{source}: Prune.{section.target[0]} measures sensitivity, which runs in one process. "
+            "Run once without paddle.distributed.launch and with Prune.dry_run=true, then train "
+            "on several devices with Prune.ratio, or export the plan and train its result."
+        )
+    folder = Path(settings["save_model_dir"]) / "prune"
+    evaluations: list[PaddleOCREvaluation] = []
+
+    def evaluation() -> PaddleOCREvaluation:
+        evaluations.append(PaddleOCREvaluation(module, arguments, section.sensitivity, folder))
+        return evaluations[-1]
+
+    loader = arguments["valid_dataloader"]
+    has_evaluation = loader is not None and len(loader) > 0
+    try:
+        plan = prune_model(
+            network_of(config, inner(model)),
+            section,
+            source,
+            evaluation if has_evaluation else None,
+            folder,
+            logger,
+            arguments["optimizer"],
+        )
+    finally:
+        for item in evaluations:
+            item.close()
+    if section.dry_run:
+        logger.info(f"prune: dry run; the plan is in {folder / 'plan.prune.json'}")
+        return False
+    set_plan(model, plan)
+    # The best metric of the unpruned model would keep every pruned one from being saved as best.
+    best = arguments["pre_best_model_dict"]
+    indicator = arguments["eval_class"].main_indicator
+    if indicator in best:
+        best[indicator] = 0
+    return True
+
+
+def _require_trained(section: PruneSection, settings: Mapping[str, Any], source: str) -> None:
+    if settings.get("checkpoints") or settings.get("pretrained_model") or section.allow_untrained:
+        return
+    raise PruneError(
+        f"{source}: Global.pretrained_model and Global.checkpoints are both empty, so the weights "
+        "are random and ranking their filters means nothing. Train first, then set "
+        "Global.pretrained_model to the result; Prune.allow_untrained=true prunes all the same."
+    )

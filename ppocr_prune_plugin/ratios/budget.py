@@ -183,7 +183,8 @@ class _Search:
         chosen = {}
         for name, curve in self.curves.items():
             width = width_for_ratio(self.sizes[name], curve.largest_ratio(loss), self.round_to)
-            chosen[name] = min(self.options[name], key=lambda option, w=width: abs(option - w))
+            distances = {option: abs(option - width) for option in self.options[name]}
+            chosen[name] = min(distances, key=distances.__getitem__)
         return chosen
 
     def _widths(self, place: Mapping[str, int]) -> dict[str, int]:

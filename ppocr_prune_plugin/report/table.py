@@ -1,0 +1,66 @@
+"""Plain-text tables and the summary line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..graph.groups import ChannelGraph, ChannelGroup
+from ..plan import Change, PruningPlan
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns: the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        first = row[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        return "  ".join([first, *rest]).rstrip()
+
+    return [line(head), "  ".join("-" * width for width in widths), *map(line, rows)]
+
+
+def plan_table(
+    groups: Sequence[ChannelGroup], plan: PruningPlan, losses: Mapping[str, float]
+) -> list[str]:
+    """Every prunable layer: channels before and after, ratio, predicted loss."""
+    kept = plan.kept_channels()
+    rows = []
+    for group in groups:
+        after = kept.get(group.name, group.size)
+        loss = f"{losses[group.name]:.4f}" if group.name in losses else "-"
+        ratio = 1 - after / group.size
+        rows.append([group.name, str(group.size), str(after), f"{ratio:.2f}", loss])
+    return text_table(["layer", "channels", "kept", "ratio", "predicted loss"], rows)
+
+
+def frozen_lines(graph: ChannelGraph, training_only: Sequence[ChannelGroup]) -> list[str]:
+    """What is not pruned, and why."""
+    lines = [f"{f.name} ({f.channels} channels): {f.reason}" for f in graph.frozen]
+    if training_only:
+        names = ", ".join(group.name for group in training_only)
+        lines.append(f"{names}: only training uses it, nothing is gained by pruning it")
+    return lines
+
+
+def summary(
+    plan: PruningPlan, metric: str | None, before: float | None, after: float | None
+) -> str:
+    """FLOPs and parameters before and after, and the metric right after pruning."""
+
+    def change(name: str, value: Change) -> str:
+        old, new = human(value.before), human(value.after)
+        return f"{name} {old} -> {new} (-{value.pruned:.1%})"
+
+    parts = [change("FLOPs", plan.flops), change("params", plan.params)]
+    if metric is not None and before is not None and after is not None:
+        parts.append(f"{metric} {before:.4f} -> {after:.4f} right after pruning")
+    return ", ".join(parts)
+
+
+def human(number: float) -> str:
+    """``1234567`` → ``1.235M``."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size:
+            return f"{number / size:.4g}{unit}"
+    return f"{number:g}"

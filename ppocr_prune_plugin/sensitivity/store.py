@@ -1,0 +1,202 @@
+"""The sensitivity file: every measured point, on disk before the next one is measured.
+
+Two files side by side. ``sen.pickle`` is PaddleSlim's documented dictionary
+``{weight_name: {ratio: loss}}``; ``sensitivity.json`` says what it belongs to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import PruneError
+from ..graph.groups import ChannelGroup
+from ..plan import write_atomically
+from ..ratios.budget import Curve
+
+FORMAT = "ppocr-prune-sensitivity/1"
+
+
+@dataclass
+class Point:
+    """Loss of a group at one ratio; the metric behind it and how many images it was taken on."""
+
+    loss: float
+    metric: float | None = None
+    images: int | None = None
+
+
+@dataclass
+class SensitivityFile:
+    """Points of all groups, tied to one model, weights, data, criterion and metric."""
+
+    path: Path
+    fingerprint: Mapping[str, str]
+    weight_names: Mapping[str, str]
+    baseline: float | None = None
+    points: dict[str, dict[float, Point]] = field(default_factory=dict)
+    skipped: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def json_path(self) -> Path:
+        """Where the structured half is."""
+        return json_path(self.path)
+
+    def curve(self, group: str) -> Curve:
+        """The measured curve of a group."""
+        items = sorted(self.points.get(group, {}).items())
+        return Curve(tuple(r for r, _ in items), tuple(p.loss for _, p in items))
+
+    def save(self) -> None:
+        """Write both files; each is complete or as it was before."""
+        content = {
+            "format": FORMAT,
+            "fingerprint": dict(self.fingerprint),
+            "baseline": self.baseline,
+            "groups": {
+                name: {
+                    "weight": self.weight_names[name],
+                    "points": {
+                        repr(ratio): {"loss": p.loss, "metric": p.metric, "images": p.images}
+                        for ratio, p in sorted(points.items())
+                    },
+                    "skipped": self.skipped.get(name, []),
+                }
+                for name, points in self.points.items()
+            },
+        }
+        plain = {
+            self.weight_names[name]: {ratio: point.loss for ratio, point in sorted(points.items())}
+            for name, points in self.points.items()
+        }
+        write_atomically(self.json_path, json.dumps(content, indent=1))
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(pickle.dumps(plain, protocol=2))
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def json_path(path: Path) -> Path:
+    """``sen.pickle`` → ``sensitivity.json``; ``other.pickle`` → ``other.json``."""
+    return path.with_name("sensitivity.json" if path.name == "sen.pickle" else path.stem + ".json")
+
+
+def open_sensitivity(
+    path: Path,
+    fingerprint: Mapping[str, str],
+    groups: Sequence[ChannelGroup],
+    paddle_names: Mapping[str, str],
+) -> SensitivityFile:
+    """Take up a sensitivity file, or start one.
+
+    Args:
+        path: the ``.pickle`` file; the JSON lies beside it.
+        fingerprint: what the points must belong to, item by item.
+        groups: the groups of this model.
+        paddle_names: structured parameter name → Paddle's own.
+
+    Raises:
+        PruneError: the file is damaged, or belongs to something else; it is left as it is.
+    """
+    names = {group.name: paddle_names[group.root.parameter] for group in groups}
+    file = SensitivityFile(path, fingerprint, names)
+    if file.json_path.exists():
+        _read_json(file)
+    elif path.exists():
+        _read_pickle(file, groups, paddle_names)
+    return file
+
+
+def _read_json(file: SensitivityFile) -> None:
+    source = file.json_path
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise PruneError(
+                f"{source}: format is {content['format']!r}, but this version reads {FORMAT!r}. "
+                f"{_mend(file)}"
+            )
+        found = content["fingerprint"]
+        for item, expected in file.fingerprint.items():
+            if found.get(item) != expected:
+                raise PruneError(
+                    f"{source}: this sensitivity file belongs to another {item}: it says "
+                    f"{found.get(item)!r}, this run has {expected!r}. {_mend(file)}"
+                )
+        file.baseline = content["baseline"]
+        for name, group in content["groups"].items():
+            file.points[name] = {
+                float(ratio): Point(float(p["loss"]), p["metric"], p["images"])
+                for ratio, p in group["points"].items()
+            }
+            file.skipped[name] = [float(ratio) for ratio in group["skipped"]]
+    except PruneError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise PruneError(
+            f"{source}: damaged ({type(error).__name__}: {error}). {_mend(file)}"
+        ) from error
+
+
+def _read_pickle(
+    file: SensitivityFile, groups: Sequence[ChannelGroup], paddle_names: Mapping[str, str]
+) -> None:
+    """A dictionary from elsewhere: nothing says what it belongs to but its weight names."""
+    owners = {paddle_names[m.parameter]: group.name for group in groups for m in group.producers}
+    content = load_pickle(file.path)
+    for weight, points in content.items():
+        if weight not in owners:
+            raise PruneError(
+                f"{file.path}: this sensitivity file belongs to another model: it has the weight "
+                f"{weight!r}, which no prunable layer of this one has. {_mend(file)}"
+            )
+        file.points[owners[weight]] = {float(r): Point(float(loss)) for r, loss in points.items()}
+
+
+def load_pickle(path: Path) -> dict[str, dict[float, float]]:
+    """Read ``{weight_name: {ratio: loss}}`` without running code from the file.
+
+    Raises:
+        PruneError: the file is damaged or holds anything else.
+    """
+    try:
+        content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return {
+            str(name): {float(ratio): float(loss) for ratio, loss in points.items()}
+            for name, points in content.items()
+        }
+    except Exception as error:
+        raise PruneError(
+            f"{path}: not a sensitivity file ({type(error).__name__}: {error}). It should hold "
+            "{weight_name: {ratio: loss}}. Name another with Prune.sensitivity.file."
+        ) from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    _ALLOWED = {
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("_codecs", "encode"),
+        ("collections", "OrderedDict"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in it")
+        return super().find_class(module, name)
+
+
+def _mend(file: SensitivityFile) -> str:
+    return (
+        "Nothing was changed. Name another file with Prune.sensitivity.file, or move "
+        f"{file.path.name} and {file.json_path.name} away to measure anew."
+    )
