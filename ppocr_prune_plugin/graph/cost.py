@@ -53,7 +53,9 @@ def cost_model(
     program = trace(model, inputs, training=False)
     names = {name for name, p in model.named_parameters() if not p.stop_gradient}
     positions = _fuse(_positions(program), program, tuple(fused))
-    return CostModel(positions, frozenset(names), frozenset(program.parameter_shapes))
+    # The program lists every parameter of the model, also those that no operation reads.
+    used = {v.parameter for op in program.ops for v in op.inputs if v is not None and v.parameter}
+    return CostModel(positions, frozenset(names), frozenset(used))
 
 
 def _positions(program: Program) -> dict[str, int]:

@@ -98,8 +98,8 @@ class PaddleOCREvaluation:
 def _without_bars(program: ModuleType) -> Iterator[None]:
     """One bar for the analysis is enough; PaddleOCR draws another in every evaluation."""
     original = program.tqdm
-    program.tqdm = functools.partial(original, disable=True)
+    program.tqdm = functools.partial(original, disable=True)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        program.tqdm = original
+        program.tqdm = original  # type: ignore[attr-defined]

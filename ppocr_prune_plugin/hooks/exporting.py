@@ -69,7 +69,7 @@ def wrap(module: ModuleType) -> None:
         )
         return result
 
-    module.export_single_model = export_single_model
+    module.export_single_model = export_single_model  # type: ignore[attr-defined]
 
 
 def _take_working_path(config: dict[str, Any], logger: Any) -> None:

@@ -22,7 +22,7 @@ from .weights import network_of
 
 def patch(module: ModuleType) -> None:
     """Wrap ``train``."""
-    module.train = _wrap_train(module.train, module)
+    module.train = _wrap_train(module.train, module)  # type: ignore[attr-defined]
 
 
 def _wrap_train(original: Any, module: ModuleType) -> Any:

@@ -30,8 +30,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def patch(module: ModuleType) -> None:
     """Wrap ``load_model`` and ``save_model``."""
-    module.load_model = _wrap_load(module.load_model, module)
-    module.save_model = _wrap_save(module.save_model)
+    module.load_model = _wrap_load(module.load_model, module)  # type: ignore[attr-defined]
+    module.save_model = _wrap_save(module.save_model)  # type: ignore[attr-defined]
 
 
 def network_of(config: Mapping[str, Any], model: paddle.nn.Layer) -> Network:
