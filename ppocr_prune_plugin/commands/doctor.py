@@ -20,7 +20,7 @@ from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
 from ..hooks.points import check_hook_points
-from ..hooks.tree import find_tree, tree_version
+from ..hooks.tree import find_tree, require_tree, tree_version
 
 STARTUP_FILE = "ppocr_prune_plugin.pth"
 _PROBE_SECONDS = 60
@@ -61,7 +61,7 @@ def findings(tree: Path | None) -> Iterator[Finding]:
     found: Path | None = None
     try:
         # A folder given by hand is the tree or lies in it; nothing else will do.
-        found = _given_tree(tree) if tree is not None else find_tree()
+        found = require_tree(tree) if tree is not None else find_tree()
     except PruneError as error:
         yield Finding("FAIL", "PaddleOCR tree: none", str(error))
     version = tree_version(found) if found is not None else None
@@ -69,14 +69,6 @@ def findings(tree: Path | None) -> Iterator[Finding]:
     if found is not None:
         yield Finding("ok", f"PaddleOCR {version or '(version not stated)'} at {found}")
         yield from _hook_findings(found)
-
-
-def _given_tree(tree: Path) -> Path:
-    from ..hooks.tree import is_tree
-
-    if is_tree(tree):
-        return tree.resolve()
-    raise PruneError(f"{tree} is not a PaddleOCR source tree: no tools/program.py and ppocr/.")
 
 
 def _startup_findings() -> Iterator[Finding]:

@@ -44,6 +44,13 @@ def find_tree(start: Path | None = None) -> Path:
     )
 
 
+def require_tree(folder: Path) -> Path:
+    """A tree named by hand, which must be one itself. Raises :class:`PruneError`."""
+    if is_tree(folder):
+        return folder.resolve()
+    raise PruneError(f"{folder} is not a PaddleOCR source tree: no tools/program.py and ppocr/.")
+
+
 def is_tree(folder: Path) -> bool:
     """Whether a folder holds PaddleOCR's ``tools/program.py`` and ``ppocr/``."""
     return (folder / "tools" / "program.py").is_file() and (folder / "ppocr").is_dir()

@@ -1,0 +1,183 @@
+"""Print the channel groups of a config's model: what is pruned together, and what cannot be."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .. import surgery
+from ..graph.flow import AFFINE, IN, OUT
+from ..graph.groups import ChannelGroup, Member
+from ..hooks.config import current_section
+from ..hooks.tree import build_from_config, find_tree, require_tree
+from ..hooks.weights import network_of
+from ..ratios.rounding import widths
+from ..ratios.uniform import matches, require_matches
+from ..report.table import human
+from ..section import PruneSection
+from ..workflow import Network
+
+_SHOWN = 3  # layers named per line without --all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; ``-c`` and ``-o`` are those of PaddleOCR's tools."""
+    parser.add_argument(
+        "-c", "--config", required=True, type=Path, metavar="YML", help="a PaddleOCR config"
+    )
+    parser.add_argument(
+        "-o",
+        "--opt",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the config, as for PaddleOCR's tools",
+    )
+    parser.add_argument(
+        "--tree", type=Path, default=None, help="the PaddleOCR tree (default: search for one)"
+    )
+    parser.add_argument("--all", action="store_true", help="name every layer of every group")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report. Raises :class:`PruneError`."""
+    tree = require_tree(args.tree) if args.tree is not None else find_tree()
+    model, config = build_from_config(args.config, args.opt, tree)
+    section = current_section(config, str(args.config))
+    network = network_of(config, model)
+    shape = network.inputs[0][0]
+    print(f"{args.config}: {type(model).__name__} at {' x '.join(map(str, shape))}")
+    for line in describe(network, section, str(args.config), None if args.all else _SHOWN):
+        print(line)
+    return 0
+
+
+def describe(
+    network: Network, section: PruneSection | None, source: str, shown: int | None
+) -> list[str]:
+    """Everything that the command says of a network.
+
+    Args:
+        network: the traced model.
+        section: the config's ``Prune`` section, if it has one: its ``skip`` and ``round_to`` count.
+        source: where the section is written, for messages.
+        shown: how many layers a line names before it only counts them; None names all.
+
+    Raises:
+        PruneError: a pattern of ``skip`` matches no layer.
+    """
+    chosen = section or PruneSection()
+    training = network.training_only
+    deployed = [group for group in network.graph.groups if group not in training]
+    require_matches(chosen.skip, network.graph.groups, "Prune.skip", source)
+    skipped = [g for g in deployed if any(matches(g, pattern) for pattern in chosen.skip)]
+    lines = [""]
+    for number, group in enumerate(deployed, 1):
+        note = "  (left out by Prune.skip)" if group in skipped else ""
+        lines += _group_lines(f"{number:>3}. ", network, group, note, shown)
+    lines += _frozen_lines(network)
+    if training:
+        lines += ["", f"Only training uses ({len(training)} groups; nothing is gained by pruning):"]
+        lines += [f"  {group.name}: {_count(group.size, 'channel')}" for group in training]
+    if network.graph.unknown:
+        lines += ["", "Operations without a rule (what reaches them is kept whole):"]
+        lines += [f"  {op}: {count}x" for op, count in network.graph.unknown.items()]
+    free = [group for group in deployed if group not in skipped]
+    return [*lines, "", *_total_lines(network, free, chosen.round_to)]
+
+
+def touched(network: Network, group: ChannelGroup) -> tuple[float, float]:
+    """Shares of the network's FLOPs and parameters that stand in the group's channels.
+
+    Groups share weights (one's filters are another's inputs), so the shares add up to more than 1.
+    """
+    graph, costs = network.graph, network.costs
+    gone = surgery.shapes_after(graph, {group.name: 0})
+    return (
+        1 - costs.flops(gone) / costs.flops(graph.shapes),
+        1 - costs.params(gone) / costs.params(graph.shapes),
+    )
+
+
+def _group_lines(
+    head: str, network: Network, group: ChannelGroup, note: str, shown: int | None
+) -> list[str]:
+    flops, params = touched(network, group)
+    by_role: dict[str, dict[str, list[Member]]] = {}
+    for member in group.members:
+        by_role.setdefault(member.role, {}).setdefault(member.layer, []).append(member)
+    lines = [
+        f"{head}{group.name}: {_count(group.size, 'channel')}, in {_share(flops)} of the FLOPs and "
+        f"{_share(params)} of the parameters{note}"
+    ]
+    # A convolution's bias is cut with its filters: layers that produce are not also carried along.
+    carried = by_role.get(AFFINE, {})
+    for layer in by_role.get(OUT, {}):
+        carried.pop(layer, None)
+    for role, words in ((OUT, "produced by"), (AFFINE, "carried by"), (IN, "read by")):
+        layers = by_role.get(role, {})
+        if layers:
+            named = [_layer(network, name, members, group) for name, members in layers.items()]
+            lines.append(f"       {words:<12}{_some(named, shown)}")
+    return lines
+
+
+def _layer(network: Network, name: str, members: list[Member], group: ChannelGroup) -> str:
+    """The layer, and which of its channels where it is not simply all of them."""
+    member = members[0]
+    size = network.graph.shapes[member.parameter][member.axis]
+    places = member.indices.size // group.size
+    if places > 1:
+        return f"{name} ({places} places per channel)"
+    if member.indices.size < size:
+        return f"{name} ({member.indices.size} of its {size})"
+    return name
+
+
+def _frozen_lines(network: Network) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for item in network.graph.frozen:
+        reasons.setdefault(item.reason, []).append(
+            f"{item.name} ({_count(item.channels, 'channel')})"
+        )
+    if not reasons:
+        return []
+    lines = ["", "Kept whole:"]
+    for reason, layers in reasons.items():
+        lines += [f"  because {reason}:", *(f"    {layer}" for layer in layers)]
+    return lines
+
+
+def _total_lines(network: Network, free: Sequence[ChannelGroup], round_to: int) -> list[str]:
+    graph, costs = network.graph, network.costs
+    narrowest = surgery.shapes_after(
+        graph, {group.name: widths(group.size, round_to)[-1] for group in free}
+    )
+    flops, params = costs.flops(graph.shapes), costs.params(graph.shapes)
+    most_flops, most_params = (
+        1 - costs.flops(narrowest) / flops,
+        1 - costs.params(narrowest) / params,
+    )
+    return [
+        f"Total: {_count(len(free), 'prunable group')}, {human(flops)} FLOPs "
+        f"(multiply-accumulates), {human(params)} parameters.",
+        f"With every group at its narrowest (round_to: {round_to}) {most_flops:.1%} of the FLOPs "
+        f"and {most_params:.1%} of the parameters would go.",
+    ]
+
+
+def _some(names: Iterable[str], shown: int | None) -> str:
+    names = list(names)
+    if shown is None or len(names) <= shown + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:shown])} and {len(names) - shown} more"
+
+
+def _share(value: float) -> str:
+    return "under 0.1%" if 0 < value < 0.001 else f"{value:.1%}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
