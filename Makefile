@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar on
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
 .PHONY: demo test lint clean env
 

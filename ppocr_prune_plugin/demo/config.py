@@ -92,6 +92,8 @@ def det_config(
             "infer_img": None,
             "save_res_path": str(output / "predicts.txt"),
             "distributed": False,
+            # Where FLOPs are counted.
+            "d2s_train_image_shape": [3, eval_side, eval_side],
             "seed": 1024,
         },
         "Architecture": architecture("det", conv_kxk_num),

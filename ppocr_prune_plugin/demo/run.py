@@ -123,7 +123,7 @@ class _Demo:
             f"Prune.sensitivity.samples={s.samples}",
             f"Prune.sensitivity.ratios=[{','.join(map(str, s.ratios))}]",
         ]
-        step(
+        training = step(
             "train",
             f"Analyse, prune {s.pruned_flops:.0%} of the FLOPs, fine-tune",
             {"config": self.config, "options": options},
@@ -174,12 +174,18 @@ class _Demo:
         ]
         notes = [
             f"hmean: {s.val_images} rendered pictures, long side {s.side}.",
-            "FLOPs: multiply-accumulates of one inference, as the plan states them.",
+            f"FLOPs: multiply-accumulates for 1×3×{s.side}×{s.side}.",
             f"Latency: Paddle Inference, {times['onednn']}, {s.threads} thread(s),"
             f" 1×3×{s.side}×{s.side}, median of {s.timing_rounds} rounds in turns.",
             f"Plan: {plan}",
             f"Picture: {drawing}",
         ]
+        if "right_after" in training:
+            notes.insert(
+                1,
+                f"Right after pruning, before fine-tuning: hmean {training['right_after']:.4f} on"
+                f" {s.samples} of them.",
+            )
         text = "\n".join([_table(rows), "", *notes])
         (self.work / "summary.txt").write_text(text + "\n", encoding="utf-8")
         return f"\n{text}\n\nAll of it took {self.steps.elapsed():.0f} s."
@@ -198,7 +204,7 @@ class _Demo:
             raise PruneError(f"tools/eval.py printed no hmean ({self.work}/logs/{name}.log)")
         return {"hmean": float(found[-1])}
 
-    def _train(self, options: list[str]) -> None:
+    def _train(self, options: list[str]) -> dict[str, Any]:
         # An interrupted run's sensitivity file saves its evaluations; another set-up's is refused.
         mark = self.output / "demo_key.txt"
         if not mark.is_file() or mark.read_text(encoding="utf-8") != self.steps.key:
@@ -207,7 +213,11 @@ class _Demo:
             mark.write_text(self.steps.key, encoding="utf-8")
         for path in self.output.glob("best_accuracy.*"):
             path.unlink()
-        self._tool("train", "train.py", f"Global.pretrained_model={self.weights}", *options)
+        output = self._tool(
+            "train", "train.py", f"Global.pretrained_model={self.weights}", *options
+        )
+        found = re.search(r"hmean [\d.]+ -> ([\d.]+) right after pruning", output)
+        return {"right_after": float(found[1])} if found else {}
 
     def _export(self, name: str, weights: Path, folder: Path) -> None:
         for path in folder.glob("inference.*"):
