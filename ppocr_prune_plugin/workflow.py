@@ -21,8 +21,11 @@ from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .plan import Change, GroupPlan, PruningPlan
 from .ratios.budget import Cost, Curve, widths_by_budget, widths_by_max_loss
+from .ratios.feasibility import feasibility
 from .ratios.rounding import width_for_ratio
 from .ratios.uniform import matches, ratio_of, require_matches
+from .report.collect import collect
+from .report.html import write_report
 from .report.table import frozen_lines, plan_table, summary
 from .section import PruneSection
 from .sensitivity.analysis import analyse, check_baseline, fingerprint
@@ -162,6 +165,7 @@ def prune_model(
         )
     measured = evaluation() if evaluation is not None else None
     baseline: float | None = None
+    file: SensitivityFile | None = None
     losses: dict[str, float] = {}
     if needs_analysis:
         assert measured is not None
@@ -193,9 +197,39 @@ def prune_model(
     after = measured() if measured is not None else None
     metric = measured.metric if measured is not None else None
     logger.info(f"prune: {summary(plan, metric, baseline, after)}")
+    report = collect(
+        network.graph, groups, network.training_only, section, source, plan, file,
+        feasibility=_feasibility(network, groups, section, file),
+        metric=metric, before=baseline, after=after,
+        images=measured.images if measured is not None else None,
+        files={
+            "Plan": str(folder / "plan.prune.json"),
+            "Sensitivity": str(file.path) if file is not None else "",
+        },
+    )  # fmt: skip
+    logger.info(f"prune: report in {write_report(report, folder)}")
     if section.dry_run:
         surgery.restore(network.model, undo)
     return plan
+
+
+def _feasibility(
+    network: Network,
+    groups: Sequence[ChannelGroup],
+    section: PruneSection,
+    file: SensitivityFile | None,
+) -> list[tuple[float, float | None]]:
+    if file is None:
+        return []
+    sizes = {group.name: group.size for group in network.graph.groups}
+    curves = {group.name: file.curve(group.name) for group in groups}
+    costs = network.costs
+    count = costs.params if section.target[0] == "pruned_params" else costs.flops
+
+    def cost(widths: Mapping[str, int]) -> int:
+        return count(surgery.shapes_after(network.graph, widths))
+
+    return feasibility(curves, sizes, cost, section.round_to)
 
 
 def _open_file(

@@ -1,0 +1,114 @@
+"""From the objects of a pruning run to the data of its report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import paddle
+
+from .. import __version__
+from ..graph.groups import ChannelGraph, ChannelGroup
+from ..plan import PruningPlan
+from ..section import PruneSection
+from ..sensitivity.store import SensitivityFile
+from .data import KeptWhole, Layer, Point, Report
+
+
+def collect(
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    training_only: Sequence[ChannelGroup],
+    section: PruneSection,
+    source: str,
+    plan: PruningPlan,
+    file: SensitivityFile | None = None,
+    feasibility: Sequence[tuple[float, float | None]] = (),
+    metric: str | None = None,
+    before: float | None = None,
+    after: float | None = None,
+    images: int | None = None,
+    files: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Report:
+    """The report of a run.
+
+    Args:
+        graph: the unpruned network's channel groups.
+        groups: those that could be pruned.
+        training_only: those that no deployed network produces.
+        section: the section that asked for it.
+        source: where the section is written.
+        plan: what was decided.
+        file: the measured curves; None where nothing was measured.
+        feasibility: rows (share removed, predicted loss or None).
+        metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
+            images.
+        files: label → path, to be listed.
+        versions: name → version, beside those of the plugin, Paddle, NumPy and Python.
+    """
+    target, value = section.target
+    return Report(
+        criterion=plan.criterion,
+        target=target,
+        target_value=value,
+        flops=plan.flops,
+        params=plan.params,
+        layers=tuple(_layer(group, plan, file) for group in groups),
+        metric=metric,
+        before=before,
+        after=after,
+        images=images,
+        kept_whole=tuple(_kept_whole(graph, groups, training_only)),
+        unknown=dict(graph.unknown),
+        feasibility=tuple(feasibility),
+        feasibility_of="parameters" if target == "pruned_params" else "FLOPs",
+        round_to=section.round_to,
+        dry_run=section.dry_run,
+        source=source,
+        command=shlex.join(["python", *sys.argv]),
+        created=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        files=dict(files or {}),
+        versions={
+            "ppocr-prune-plugin": __version__,
+            **(versions or {}),
+            "Paddle": str(paddle.__version__),
+            "NumPy": np.__version__,
+            "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        },
+    )
+
+
+def _layer(group: ChannelGroup, plan: PruningPlan, file: SensitivityFile | None) -> Layer:
+    kept = plan.kept_channels().get(group.name, group.size)
+    points = sorted(file.points.get(group.name, {}).items()) if file is not None else []
+    predicted = None
+    if file is not None and points:
+        predicted = float(file.curve(group.name).loss(1 - kept / group.size))
+    return Layer(
+        group.name,
+        group.size,
+        kept,
+        predicted,
+        tuple(Point(ratio, p.loss, p.metric, p.images) for ratio, p in points),
+        tuple(sorted(file.skipped.get(group.name, []))) if file is not None else (),
+    )
+
+
+def _kept_whole(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], training_only: Sequence[ChannelGroup]
+) -> list[KeptWhole]:
+    rows = [KeptWhole(item.name, item.channels, item.reason) for item in graph.frozen]
+    prunable = {group.name for group in groups}
+    training = {group.name for group in training_only}
+    for group in graph.groups:
+        if group.name in training:
+            reason = "only training uses it; nothing is gained by pruning it"
+            rows.append(KeptWhole(group.name, group.size, reason))
+        elif group.name not in prunable:
+            rows.append(KeptWhole(group.name, group.size, "Prune.skip names it"))
+    return rows

@@ -1,0 +1,278 @@
+"""The report as one HTML file that needs nothing else: no scripts, no fonts, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from ..plan import Change, write_atomically
+from .data import Layer, Report
+from .style import CSS
+from .svg import Scale, channel_bar, loss_bar, sensitivity_curve
+from .table import human
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.json`` and ``report.html`` into a folder; the path of the latter.
+
+    Each file is complete or as it was before.
+    """
+    text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
+    write_atomically(folder / "report.json", text)
+    path = folder / "report.html"
+    write_atomically(path, render(report))
+    return path
+
+
+def render(report: Report) -> str:
+    """The report as HTML; all text from the data is escaped."""
+    title = "Pruning report"
+    parts = [
+        _header(report),
+        _feasibility(report),
+        _channels(report),
+        _curves(report),
+        _kept_whole(report),
+        _made(report),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    narrowed = [layer for layer in report.layers if layer.kept < layer.channels]
+    how = f"target <code>{escape(report.target)}</code> {_target(report.target_value)}"
+    dry = " This was a dry run: nothing was trained." if report.dry_run else ""
+    tiles = [_change_tile("FLOPs", report.flops), _change_tile("Parameters", report.params)]
+    if report.metric is not None and report.before is not None:
+        tiles.append(_metric_tile(report.metric, report.before, report.after, report.images))
+    return (
+        "<header><h1>Pruning report</h1>"
+        f"<p>{len(narrowed)} of {len(report.layers)} prunable layers lost filters: "
+        f"criterion <code>{escape(report.criterion)}</code>, {how}.{dry}</p>"
+        f'<p class="muted">{_breakable(report.source)}</p>'
+        f'<div class="tiles">{"".join(tiles)}</div></header>'
+    )
+
+
+def _target(value: float | Mapping[str, float]) -> str:
+    if not isinstance(value, Mapping):
+        return escape(f"{value:g}")
+    return ", ".join(f"<code>{escape(name)}</code> {ratio:g}" for name, ratio in value.items())
+
+
+def _change_tile(name: str, change: Change) -> str:
+    left = 1 - change.pruned
+    return (
+        f'<div class="tile"><div class="label">{name}</div>'
+        f'<div class="big good">{"&minus;" if change.pruned else ""}{change.pruned:.1%}</div>'
+        f"<div>{human(change.before)} &rarr; {human(change.after)}</div>"
+        f'<div class="meter"><i style="width:{left:.1%}"></i></div></div>'
+    )
+
+
+def _metric_tile(metric: str, before: float, after: float | None, images: int | None) -> str:
+    on = f" on {images} images" if images is not None else ""
+    if after is None:
+        return (
+            f'<div class="tile"><div class="label">{escape(metric)}{on}</div>'
+            f'<div class="big">{before:.4f}</div><div>before pruning</div></div>'
+        )
+    left = min(max(after / before, 0.0), 1.0) if before else 0.0
+    css = "good" if left > 0.95 else "warn" if left < 0.5 else ""
+    return (
+        f'<div class="tile"><div class="label">{escape(metric)}{on}</div>'
+        f'<div class="big {css}">{after:.4f}</div>'
+        f"<div>right after pruning; {before:.4f} before</div>"
+        f'<div class="meter"><i style="width:{left:.1%}"></i></div></div>'
+    )
+
+
+def _feasibility(report: Report) -> str:
+    if not report.feasibility:
+        return ""
+    change = report.params if report.feasibility_of == "parameters" else report.flops
+    nearest = min(report.feasibility, key=lambda row: abs(row[0] - change.pruned))
+    rows = []
+    for share, loss in report.feasibility:
+        chosen = (share, loss) == nearest and abs(share - change.pruned) < 0.05
+        said = "more than was measured" if loss is None else f"{loss:.2%}"
+        bar = "" if loss is None else loss_bar(loss)
+        row = '<tr class="chosen">' if chosen else "<tr>"
+        rows.append(
+            f'{row}<td class="number">{share:.0%}</td>'
+            f'<td class="bar">{bar}</td><td class="number">{said}</td></tr>'
+        )
+    return (
+        "<section><h2>What each target would cost</h2>"
+        f"<p>Predicted loss of the metric, before fine-tuning, if that share of the model&rsquo;s "
+        f"{escape(report.feasibility_of)} were removed where it hurts least. Predictions add up "
+        "what each layer costs by itself; layers pruned together usually cost more, and "
+        "fine-tuning wins most of it back.</p>"
+        '<div class="scroll"><table class="narrow"><thead><tr><th class="number">removed</th>'
+        f'<th></th><th class="number">predicted loss</th></tr></thead><tbody>{"".join(rows)}'
+        f"</tbody></table></div>{_prediction(report)}</section>"
+    )
+
+
+def _prediction(report: Report) -> str:
+    """What was predicted of this plan beside what was measured of it."""
+    losses = [layer.predicted_loss for layer in report.layers if layer.predicted_loss is not None]
+    if not losses or not report.before or report.after is None:
+        return ""
+    measured = (report.before - report.after) / report.before
+    return (
+        f'<p class="muted below">Of this plan: {sum(losses):.2%} predicted, {measured:.2%} '
+        "measured right after pruning.</p>"
+    )
+
+
+def _channels(report: Report) -> str:
+    widest = max((layer.channels for layer in report.layers), default=1)
+    rows = "".join(
+        f'<tr><td class="name">{escape(layer.name)}</td>'
+        f'<td class="bar">{channel_bar(layer, widest)}</td>'
+        f'<td class="number">{layer.channels}</td><td class="number">{layer.kept}</td>'
+        f'<td class="number">{_ratio(layer)}</td>'
+        f'<td class="number">{_loss(layer)}</td></tr>'
+        for layer in report.layers
+    )
+    return (
+        "<section><h2>Channels, layer by layer</h2>"
+        "<p>In the order of the forward pass. The full bar is what stays, the pale one what went. "
+        "A line stands for a channel group: all layers that lose the same channels together, under "
+        f"the name of the first. Widths kept are multiples of {report.round_to} where the layer "
+        "has that many.</p>"
+        '<div class="scroll"><table><thead><tr><th>layer</th><th></th>'
+        '<th class="number">before</th><th class="number">after</th><th class="number">removed</th>'
+        f'<th class="number">predicted loss</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        "</section>"
+    )
+
+
+def _ratio(layer: Layer) -> str:
+    return f"{layer.ratio:.0%}" if layer.ratio else '<span class="muted">0%</span>'
+
+
+def _loss(layer: Layer) -> str:
+    if layer.predicted_loss is None or not layer.ratio:
+        return '<span class="muted">&ndash;</span>'
+    return f"{layer.predicted_loss:.2%}"
+
+
+def _curves(report: Report) -> str:
+    measured = [layer for layer in report.layers if layer.points]
+    if not measured:
+        return (
+            "<section><h2>Sensitivity</h2><p>Not measured: the target was a ratio, which needs no "
+            "analysis.</p></section>"
+        )
+    scale = Scale.of(measured)
+    furthest = max(layer.points[-1].ratio for layer in measured)
+    ordered = sorted(measured, key=lambda layer: -sensitivity(layer, furthest))
+    figures = "".join(
+        f'<figure><figcaption><span class="name">{_breakable(layer.name)}</span>'
+        f"<small>{_caption(layer)}</small></figcaption>{sensitivity_curve(layer, scale)}</figure>"
+        for layer in ordered
+    )
+    without = [layer.name for layer in report.layers if not layer.points]
+    rest = (
+        f'<p class="muted">No point was measured of {_names(without)}: rounding leaves no width to '
+        "try.</p>"
+        if without
+        else ""
+    )
+    return (
+        "<section><h2>Sensitivity, most sensitive first</h2>"
+        "<p>Each layer pruned by itself: how much of the metric is lost (upwards) when a share of "
+        "its channels is removed (to the right). All curves have the same scale; below zero, "
+        "pruning helped. Point at a dot to read it.</p>"
+        f"{_legend()}"
+        f'<div class="curves">{figures}</div>{rest}</section>'
+    )
+
+
+def sensitivity(layer: Layer, furthest: float) -> float:
+    """Mean loss over ratios from 0 to ``furthest``, with the curve made monotone: what layers are
+    sorted by."""
+    ratios = np.asarray([0.0, *(point.ratio for point in layer.points)])
+    losses = np.maximum.accumulate([0.0, *(point.loss for point in layer.points)])
+    grid = np.linspace(0.0, furthest, 101)
+    return float(np.interp(grid, ratios, losses).mean())
+
+
+def _caption(layer: Layer) -> str:
+    if not layer.ratio:
+        return f"all {layer.channels} channels kept"
+    return f"{layer.channels} &rarr; {layer.kept} channels, {layer.ratio:.0%} removed"
+
+
+def _legend() -> str:
+    def sample(css: str) -> str:
+        if css.endswith("dot"):
+            return f'<svg viewBox="0 0 26 12"><circle class="{css}" cx="13" cy="6" r="4.5"/></svg>'
+        return f'<svg viewBox="0 0 26 12"><line class="{css}" x1="1" y1="6" x2="25" y2="6"/></svg>'
+
+    entries = [
+        ("dot", "measured"),
+        ("chosen-dot", "chosen for this plan"),
+        ("unmeasured", "not measured: the loss was too large before it"),
+    ]
+    return (
+        '<div class="legend">'
+        + "".join(f"<span>{sample(css)}{escape(words)}</span>" for css, words in entries)
+        + "</div>"
+    )
+
+
+def _kept_whole(report: Report) -> str:
+    if not report.kept_whole and not report.unknown:
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for item in report.kept_whole:
+        words = f"{item.name} ({item.channels} channel{'' if item.channels == 1 else 's'})"
+        reasons.setdefault(item.reason, []).append(words)
+    blocks = "".join(
+        f"<p>{escape(reason)}:</p><ul>"
+        + "".join(f'<li class="name">{_breakable(words)}</li>' for words in items)
+        + "</ul>"
+        for reason, items in reasons.items()
+    )
+    unknown = ""
+    if report.unknown:
+        listed = ", ".join(f"<code>{escape(op)}</code> ({n}x)" for op, n in report.unknown.items())
+        unknown = f"<p>Operations without a rule; what reaches them is kept whole: {listed}.</p>"
+    return f"<section><h2>Kept whole, and why</h2>{blocks}{unknown}</section>"
+
+
+def _made(report: Report) -> str:
+    entries = {"Written": report.created, **report.files, **report.versions}
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{_breakable(value)}</dd>"
+        for name, value in entries.items()
+        if value
+    )
+    command = f"<pre>{escape(report.command)}</pre>" if report.command else ""
+    return (
+        f"<section><h2>How it was made</h2>{command}<dl>{rows}</dl>"
+        '<p class="muted below">FLOPs are multiply&ndash;accumulates, counted '
+        "once, of convolutions and matrix products of the deployed network.</p></section>"
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f'<span class="name">{_breakable(name)}</span>' for name in names)
+
+
+def _breakable(text: str) -> str:
+    """Escaped, and free to wrap after dots and slashes."""
+    return escape(text).replace(".", ".<wbr>").replace("/", "/<wbr>")
