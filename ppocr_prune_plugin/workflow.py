@@ -26,6 +26,7 @@ from .ratios.rounding import width_for_ratio
 from .ratios.uniform import matches, ratio_of, require_matches
 from .report.collect import collect
 from .report.html import write_report
+from .recovery.batch_norm import BatchNormRecalibration
 from .report.table import frozen_lines, plan_table, summary
 from .section import PruneSection
 from .sensitivity.analysis import analyse, check_baseline, fingerprint
@@ -137,6 +138,7 @@ def prune_model(
     folder: Path,
     logger: logging.Logger,
     optimizer: paddle.optimizer.Optimizer | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> PruningPlan:
     """Do what the section asks for; with ``dry_run`` the model is left as it is.
 
@@ -145,9 +147,11 @@ def prune_model(
         section: the valid section.
         source: where it is written, for messages.
         evaluation: makes the evaluation; None where there is no evaluation set.
+        calibration: each runs one training batch through the model, to re-estimate batch norms.
         folder: for the sensitivity file and the plan.
         logger: PaddleOCR's.
         optimizer: its accumulators are cut along.
+        versions: of the caller's software, for the report.
 
     Raises:
         PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
@@ -206,6 +210,7 @@ def prune_model(
             "Plan": str(folder / "plan.prune.json"),
             "Sensitivity": str(file.path) if file is not None else "",
         },
+        versions=versions,
     )  # fmt: skip
     logger.info(f"prune: report in {write_report(report, folder)}")
     if section.dry_run:

@@ -17,6 +17,7 @@ from ..workflow import prune_model
 from . import config as config_hook
 from .evaluation import PaddleOCREvaluation
 from .state import inner, plan_of, set_plan
+from .tree import tree_version
 from .weights import network_of
 
 
@@ -82,6 +83,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             folder,
             logger,
             arguments["optimizer"],
+            _versions(module),
         )
     finally:
         for item in evaluations:
@@ -96,6 +98,11 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if indicator in best:
         best[indicator] = 0
     return True
+
+
+def _versions(program: ModuleType) -> dict[str, str]:
+    tree = Path(program.__file__ or ".").resolve().parent.parent
+    return {"PaddleOCR": tree_version(tree) or "version not stated"}
 
 
 def _require_trained(section: PruneSection, settings: Mapping[str, Any], source: str) -> None:
