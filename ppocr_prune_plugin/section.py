@@ -39,7 +39,8 @@ class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
     Of ``ratio``, ``max_loss``, ``pruned_flops`` and ``pruned_params`` exactly one is not None
-    where ``enable`` is true.
+    where ``enable`` is true. ``bn_batches`` is the number of training batches on which batch-norm
+    statistics are re-estimated after a cut (0: they stay as they are).
     """
 
     enable: bool = True
@@ -50,6 +51,7 @@ class PruneSection:
     pruned_params: float | None = None
     skip: tuple[str, ...] = ()
     round_to: int = 8
+    bn_batches: int = 2
     sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
     dry_run: bool = False
     allow_untrained: bool = False
@@ -274,6 +276,7 @@ _SECTION_CHECKS = {
     "pruned_params": _Checker.amount,
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,
+    "bn_batches": _Checker.not_negative,
     "dry_run": _Checker.boolean,
     "allow_untrained": _Checker.boolean,
 }

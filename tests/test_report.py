@@ -16,6 +16,7 @@ import pytest
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.cli import main
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
 from ppocr_prune_plugin.ratios.feasibility import feasibility
 from ppocr_prune_plugin.report.collect import collect
@@ -24,7 +25,6 @@ from ppocr_prune_plugin.report.html import render, write_report
 from ppocr_prune_plugin.section import parse_section
 from ppocr_prune_plugin.sensitivity.store import Point as Measured
 from ppocr_prune_plugin.sensitivity.store import SensitivityFile
-from ppocr_prune_plugin.workflow import inspect, make_plan
 
 NASTY = 'a<script>alert("1")</script>&\'.conv'
 

@@ -12,11 +12,11 @@ from ..graph.groups import ChannelGroup, Member
 from ..hooks.config import current_section
 from ..hooks.tree import build_from_config, find_tree, require_tree
 from ..hooks.weights import network_of
+from ..network import Network
 from ..ratios.rounding import widths
 from ..ratios.uniform import matches, require_matches
 from ..report.table import human
 from ..section import PruneSection
-from ..workflow import Network
 
 _SHOWN = 3  # layers named per line without --all
 

@@ -9,19 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import paddle
-
 from ..errors import PruneError
 from ..section import SensitivityOptions
 from ..sensitivity.batches import CachedBatches
+from .calls import takes_labels
 
-# Models whose forward takes labels beside pictures, as tools/program.py lists them.
-_EXTRA_INPUT = frozenset(
-    {
-        *("SRN", "NRTR", "SAR", "SEED", "SVTR", "SVTR_LCNet", "SPIN", "VisionLAN", "RFL", "DRRG"),
-        *("RobustScanner", "SATRN", "SVTR_HGNet", "ParseQ", "CPPD"),
-    }
-)
 # What tools/eval.py calls these algorithms when it evaluates them.
 _MODEL_TYPES = {
     "CAN": "can",
@@ -70,7 +62,6 @@ class PaddleOCREvaluation:
         arguments = self._arguments
         architecture = arguments["config"]["Architecture"]
         algorithm = architecture.get("algorithm")
-        parts = (architecture.get("Models") or {"": architecture}).values()
         amp = {
             key: arguments[key]
             for key in ("scaler", "amp_level", "amp_custom_black_list")
@@ -83,10 +74,9 @@ class PaddleOCREvaluation:
                 arguments["post_process_class"],
                 arguments["eval_class"],
                 _MODEL_TYPES.get(str(algorithm), architecture.get("model_type")),
-                any(part.get("algorithm") in _EXTRA_INPUT for part in parts),
+                takes_labels(arguments["config"]),
                 **amp,
             )
-        paddle.device.synchronize() if paddle.is_compiled_with_cuda() else None
         return float(metrics[self.metric])
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from ..errors import PruneError, exit_on_error
-from ..workflow import run_once
+from ..network import run_once
 from .inputs import example_inputs
 from .state import plan_of
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +14,9 @@ import paddle.distributed as dist
 
 from ..errors import PruneError, exiting_on_error
 from ..section import PruneSection
-from ..workflow import prune_model
+from ..workflow import PruningRun
 from . import config as config_hook
+from .calls import training_forward
 from .evaluation import PaddleOCREvaluation
 from .state import inner, plan_of, set_plan
 from .tree import tree_version
@@ -66,28 +68,26 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             "on several devices with Prune.ratio, or export the plan and train its result."
         )
     folder = Path(settings["save_model_dir"]) / "prune"
-    evaluations: list[PaddleOCREvaluation] = []
-
-    def evaluation() -> PaddleOCREvaluation:
-        evaluations.append(PaddleOCREvaluation(module, arguments, section.sensitivity, folder))
-        return evaluations[-1]
-
     loader = arguments["valid_dataloader"]
-    has_evaluation = loader is not None and len(loader) > 0
+    evaluation = (
+        PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
+        if loader is not None and len(loader) > 0
+        else None
+    )
     try:
-        plan = prune_model(
+        plan = PruningRun(
             network_of(config, inner(model)),
             section,
             source,
-            evaluation if has_evaluation else None,
+            evaluation,
+            _calibration(arguments, section.bn_batches),
             folder,
             logger,
-            arguments["optimizer"],
             _versions(module),
-        )
+        ).run(arguments["optimizer"])
     finally:
-        for item in evaluations:
-            item.close()
+        if evaluation is not None:
+            evaluation.close()
     if section.dry_run:
         logger.info(f"prune: dry run; the plan is in {folder / 'plan.prune.json'}")
         return False
@@ -98,6 +98,13 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if indicator in best:
         best[indicator] = 0
     return True
+
+
+def _calibration(arguments: Mapping[str, Any], count: int) -> list[Callable[[], object]]:
+    """Calls that run the first training batches through the model, the same ones each time."""
+    model, config = inner(arguments["model"]), arguments["config"]
+    batches = itertools.islice(arguments["train_dataloader"], count)
+    return [functools.partial(training_forward, model, batch, config) for batch in batches]
 
 
 def _versions(program: ModuleType) -> dict[str, str]:

@@ -16,9 +16,9 @@ import paddle
 from .. import surgery
 from ..checkpoint import infer_kept_channels, read_shapes
 from ..errors import PruneError, exit_on_error
+from ..network import Network, apply_checked, inspect, plan_of
 from ..plan import GroupPlan, PruningPlan, load_plan, plan_path
 from ..report.table import summary
-from ..workflow import Network, apply_checked, inspect, plan_of
 from . import config as config_hook
 from .exporting import patch_older_tool
 from .inputs import example_inputs, fused_layers

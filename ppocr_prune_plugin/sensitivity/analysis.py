@@ -15,13 +15,16 @@ from ..errors import PruneError
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import GroupPlan
 from ..ratios.rounding import width_for_ratio
+from ..recovery.batch_norm import BatchNormRecalibration
 from .store import Point, SensitivityFile
 
 Evaluate = Callable[[], float]
 """Evaluate the live model; the main metric, higher is better."""
 
 
-def fingerprint(model: paddle.nn.Layer, criterion: str, metric: str, data: str) -> dict[str, str]:
+def fingerprint(
+    model: paddle.nn.Layer, criterion: str, metric: str, data: str, bn_batches: int
+) -> dict[str, str]:
     """What a sensitivity file belongs to."""
     structure, weights = hashlib.sha256(), hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -34,6 +37,7 @@ def fingerprint(model: paddle.nn.Layer, criterion: str, metric: str, data: str) 
         "criterion": criterion,
         "metric": metric,
         "evaluation set": data,
+        "bn_batches": str(bn_batches),
     }
 
 
@@ -74,6 +78,7 @@ def analyse(
     ratios: Sequence[float],
     round_to: int,
     stop_loss: float,
+    recalibration: BatchNormRecalibration,
 ) -> None:
     """Complete the curves of ``groups`` in ``file``, point by point.
 

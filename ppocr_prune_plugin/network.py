@@ -1,0 +1,154 @@
+"""A network that can be pruned: the live model with its channel groups and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+
+from . import surgery
+from .criteria import group_importance, kept_by_importance
+from .errors import PruneError
+from .graph.cost import CostModel, cost_model
+from .graph.groups import ChannelGraph, ChannelGroup, build_graph
+from .plan import Change, GroupPlan, PruningPlan
+from .ratios.uniform import matches, require_matches
+from .section import PruneSection
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model with what its graph says of it."""
+
+    model: paddle.nn.Layer
+    inputs: Sequence[Any]
+    graph: ChannelGraph
+    costs: CostModel
+
+    @property
+    def training_only(self) -> list[ChannelGroup]:
+        """Groups whose channels no deployed network produces."""
+        return [group for group in self.graph.groups if not self._deployed(group)]
+
+    def _deployed(self, group: ChannelGroup) -> bool:
+        return any(member.parameter in self.costs.deployed for member in group.producers)
+
+    def prunable(self, section: PruneSection, source: str) -> list[ChannelGroup]:
+        """Groups that the section lets through.
+
+        Raises:
+            PruneError: a pattern matches nothing, or nothing is left.
+        """
+        groups = [group for group in self.graph.groups if self._deployed(group)]
+        require_matches(section.skip, self.graph.groups, "Prune.skip", source)
+        if isinstance(section.ratio, Mapping):
+            require_matches(section.ratio, groups, "Prune.ratio", source)
+        left = [g for g in groups if not any(matches(g, pattern) for pattern in section.skip)]
+        if not left:
+            raise PruneError(
+                f"{source}: nothing can be pruned: "
+                + (
+                    "Prune.skip leaves no layer."
+                    if groups
+                    else f"the network has no channel groups ({_reasons(self.graph)})."
+                )
+            )
+        return left
+
+
+def _reasons(graph: ChannelGraph) -> str:
+    return "; ".join(sorted({frozen.reason for frozen in graph.frozen})[:3]) or "no convolutions"
+
+
+def inspect(model: paddle.nn.Layer, inputs: Sequence[Any], fused: Sequence[str] = ()) -> Network:
+    """Trace a model and find its groups and costs.
+
+    Args:
+        model: the network.
+        inputs: what its ``forward`` takes: ``(shape, dtype)`` pairs, batch of one.
+        fused: layers whose parallel convolutions become one on export.
+
+    Raises:
+        PruneError: the model cannot be traced.
+    """
+    return Network(model, inputs, build_graph(model, inputs), cost_model(model, inputs, fused))
+
+
+def make_plan(network: Network, widths: Mapping[str, int], criterion: str) -> PruningPlan:
+    """Choose which channels stay, by the criterion, on the weights that the model has now."""
+    arrays = {name: tensor.numpy() for name, tensor in network.model.state_dict().items()}
+    items = []
+    for group in network.graph.groups:
+        width = widths.get(group.name, group.size)
+        if width < group.size:
+            kept = kept_by_importance(group_importance(group, arrays, criterion), width)
+            items.append(GroupPlan(group.name, group.size, kept, width))
+    return plan_of(network, criterion, items)
+
+
+def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> PruningPlan:
+    """A plan with its costs."""
+    graph, costs = network.graph, network.costs
+    after = surgery.shapes_after(graph, {item.name: item.kept_channels for item in items})
+    return PruningPlan(
+        criterion,
+        tuple(items),
+        Change(costs.flops(graph.shapes), costs.flops(after)),
+        Change(costs.params(graph.shapes), costs.params(after)),
+    )
+
+
+def apply_checked(
+    network: Network, plan: PruningPlan, optimizer: paddle.optimizer.Optimizer | None = None
+) -> surgery.Undo:
+    """Prune the live model and run it once: same outputs in shape, finite numbers.
+
+    Raises:
+        PruneError: the plan does not fit, or the pruned model does not run; it is put back.
+    """
+    before = run_once(network.model, network.inputs)
+    undo = surgery.prune(network.model, network.graph, plan, optimizer)
+    try:
+        after = run_once(network.model, network.inputs)
+        problem = _difference(before, after)
+    except Exception as error:  # whatever the model's code raises
+        problem = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+    if problem:
+        surgery.restore(network.model, undo)
+        raise PruneError(
+            f"the pruned model does not run as the unpruned one did ({problem}), so nothing was "
+            "pruned. Some layer's code expects a fixed width: find it with Prune.skip."
+        )
+    return undo
+
+
+def _difference(before: list[np.ndarray], after: list[np.ndarray]) -> str:
+    old, new = [a.shape for a in before], [a.shape for a in after]
+    if old != new:
+        return f"outputs have the shapes {new} instead of {old}"
+    if not all(np.isfinite(a).all() for a in after if a.dtype.kind == "f"):
+        return "an output is not finite"
+    return ""
+
+
+def run_once(model: paddle.nn.Layer, inputs: Sequence[Any], seed: int = 0) -> list[np.ndarray]:
+    """Outputs in evaluation mode on a random input with the given shapes."""
+    random = np.random.default_rng(seed)
+
+    def tensor(item: Any) -> Any:
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+            return paddle.to_tensor(random.standard_normal(tuple(item[0])).astype(item[1]))
+        return [tensor(inner) for inner in item]
+
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    model.eval()
+    try:
+        with paddle.no_grad():
+            outputs = model(*[tensor(item) for item in inputs])
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+    return [t.numpy() for t in paddle.utils.flatten(outputs) if isinstance(t, paddle.Tensor)]

@@ -1,0 +1,1 @@
+"""Getting accuracy back after channels were removed."""
