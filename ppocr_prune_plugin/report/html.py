@@ -105,8 +105,10 @@ def _feasibility(report: Report) -> str:
     rows = []
     for share, loss in report.feasibility:
         chosen = (share, loss) == nearest and abs(share - change.pruned) < 0.05
-        said = "more than was measured" if loss is None else f"{loss:.2%}"
         bar = "" if loss is None else loss_bar(loss)
+        said = "more than was measured" if loss is None else f"{loss:.2%}"
+        if loss is not None and loss > 1:  # a sum of losses may say more than can be lost
+            said = "over 100%"
         row = '<tr class="chosen">' if chosen else "<tr>"
         rows.append(
             f'{row}<td class="number">{share:.0%}</td>'
