@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         PruneError: the file is damaged, or holds more than arrays.
     """
     try:
-        content = _StateDictUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        with open(path, "rb") as file:
+            content = _StateDictUnpickler(file, encoding="latin1").load()
     except OSError as error:
         raise PruneError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
@@ -70,8 +70,10 @@ def infer_kept_channels(
 
     Returns:
         Group name → channels kept, for the groups that are narrower; None where no pruning of
-        this model has these shapes.
+        this model has these shapes, or where the file shares no name with the model.
     """
+    if not any(name in shapes for name in graph.shapes):
+        return None
     axes: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for group in graph.groups:
         for member in group.members:

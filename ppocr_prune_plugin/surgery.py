@@ -39,8 +39,12 @@ def kept_masks(graph: ChannelGraph, groups: Sequence[GroupPlan]) -> Masks:
         PruneError: a group is not in this graph, or has another width there.
     """
     masks: Masks = {}
+    seen: set[str] = set()
     for item in groups:
         group = check_fit(graph, item)
+        if item.name in seen:
+            raise PruneError(f"the pruning plan names {item.name} twice")
+        seen.add(item.name)
         if item.kept is None:
             raise PruneError(
                 f"the plan does not say which channels of {group.name} stay (it was worked out "
@@ -119,7 +123,8 @@ def prune(
     tensors = _tensors(model)
     arrays = {name: _cut(tensors[name].numpy(), axes) for name, axes in masks.items()}
     if optimizer is not None:
-        _cut_optimizer(optimizer, {tensors[name].name: axes for name, axes in masks.items()})
+        cuts = {tensor.name: masks.get(name, {}) for name, tensor in tensors.items()}
+        _cut_optimizer(optimizer, cuts)
     return set_arrays(model, arrays, graph.multipliers)
 
 
@@ -181,27 +186,37 @@ def _write(tensor: paddle.Tensor, array: Array) -> None:
 
 def _cut_optimizer(
     optimizer: paddle.optimizer.Optimizer,
-    masks: Mapping[str, Mapping[int, npt.NDArray[np.bool_]]],
+    cuts: Mapping[str, Mapping[int, npt.NDArray[np.bool_]]],
 ) -> None:
-    """Cut accumulators that exist and those that were loaded and wait for the first step."""
+    """Cut accumulators that exist, and those that were loaded and wait for the first step.
+
+    ``cuts`` has an entry, maybe an empty one, for every parameter by Paddle's own name.
+    """
     inner = getattr(optimizer, "_inner_opt", optimizer)
+    cuts = dict(cuts)
+    for name, master in getattr(inner, "_master_weights", {}).items():
+        axes = cuts.get(name, {})
+        cuts[master.name] = axes  # accumulators of a half-precision parameter bear this name
+        if _fits(master.shape, axes):
+            _write(master, _cut(master.numpy(), axes))
     for accumulators in getattr(inner, "_accumulators", {}).values():
         for name, tensor in accumulators.items():
-            if name in masks and _fits(tensor.shape, masks[name]):
-                _write(tensor, _cut(tensor.numpy(), masks[name]))
-    for name, tensor in getattr(inner, "_master_weights", {}).items():
-        if name in masks and _fits(tensor.shape, masks[name]):
-            _write(tensor, _cut(tensor.numpy(), masks[name]))
+            if _fits(tensor.shape, cuts.get(name, {})):
+                _write(tensor, _cut(tensor.numpy(), cuts[name]))
     waiting = getattr(inner, "_accumulators_holder", {})
-    longest_first = sorted(masks, key=len, reverse=True)
-    for key, value in list(waiting.items()):
-        owner = next((name for name in longest_first if key.startswith(name + "_")), None)
-        if owner is not None and _fits(np.shape(value), masks[owner]):
-            waiting[key] = paddle.to_tensor(_cut(np.asarray(value), masks[owner]))
+    longest_first = sorted(cuts, key=len, reverse=True)
+    for key, value in waiting.items():
+        owner = next((name for name in longest_first if key.startswith(name + "_")), "")
+        if _fits(np.shape(value), cuts.get(owner, {})):
+            waiting[key] = paddle.to_tensor(_cut(np.asarray(value), cuts[owner]))
 
 
 def _fits(shape: Sequence[int], axes: Mapping[int, npt.NDArray[np.bool_]]) -> bool:
-    return all(axis < len(shape) and shape[axis] == len(mask) for axis, mask in axes.items())
+    """Whether there is something to cut and the tensor has the axes for it (Adam's powers of beta
+    have shape ``[1]``)."""
+    return bool(axes) and all(
+        axis < len(shape) and shape[axis] == len(mask) for axis, mask in axes.items()
+    )
 
 
 def _set(layer: Any, attribute: str, value: Any) -> list[tuple[Any, str, Any]]:

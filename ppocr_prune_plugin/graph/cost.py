@@ -50,12 +50,18 @@ def cost_model(
         fused: names of layers whose parallel convolutions become one on export; only the
             largest of them counts.
     """
-    program = trace(model, inputs, training=False)
-    names = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    trainable = [name for name, p in model.named_parameters() if not p.stop_gradient]
+    return cost_of_program(trace(model, inputs, training=False), trainable, fused)
+
+
+def cost_of_program(
+    program: Program, trainable: Iterable[str], fused: Iterable[str] = ()
+) -> CostModel:
+    """The same of a program traced in evaluation mode."""
     positions = _fuse(_positions(program), program, tuple(fused))
     # The program lists every parameter of the model, also those that no operation reads.
     used = {v.parameter for op in program.ops for v in op.inputs if v is not None and v.parameter}
-    return CostModel(positions, frozenset(names), frozenset(used))
+    return CostModel(positions, frozenset(trainable), frozenset(used))
 
 
 def _positions(program: Program) -> dict[str, int]:
@@ -76,7 +82,7 @@ def _weight_and_positions(op: Op) -> tuple[str, int] | None:
     if x.shape is None or out.shape is None:
         return None
     last = str(op.attrs.get("data_format", "NCHW")).endswith("C")
-    if op.name in ("conv2d", "depthwise_conv2d", "conv3d"):
+    if op.name in ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv"):
         pixels = out.shape[1:-1] if last else out.shape[2:]
         return weight.parameter, out.shape[0] * prod(pixels)
     if op.name in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):

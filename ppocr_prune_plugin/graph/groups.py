@@ -180,7 +180,14 @@ def _collect(flow: ChannelFlow, program: Program, unknown: Mapping[str, int]) ->
         count = sum(1 for number in signature if spans[number][2:] == first)
         frozen[cell] = frozen.get(cell, 0) + count
 
-    groups = [_group(flow, spans, *item) for item in by_signature.items()]
+    groups = []
+    for signature, components in by_signature.items():
+        key, members = _group(flow, spans, signature, components)
+        if len(components) > 1:
+            groups.append((key, members))
+        else:
+            cell = (members[0].layer, "its channels can only be removed all at once")
+            frozen[cell] = frozen.get(cell, 0) + members[0].indices.size
     groups.sort(key=lambda pair: pair[0])
     names: dict[str, int] = {}
     named = []

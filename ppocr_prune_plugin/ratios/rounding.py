@@ -16,7 +16,5 @@ def widths(size: int, round_to: int) -> list[int]:
 
 def width_for_ratio(size: int, ratio: float, round_to: int) -> int:
     """The allowed width nearest to removing ``ratio`` of the channels; the wider of two equals."""
-    if round_to == 1:
-        return max(1, size - round(size * ratio))
     wanted = size * (1 - ratio)
     return min(widths(size, round_to), key=lambda width: (round(abs(width - wanted), 6), -width))

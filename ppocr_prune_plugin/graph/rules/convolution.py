@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..flow import AFFINE, IN, OUT, ChannelFlow, where
 from ..trace import Op, Value
 from . import rule
 
 
-def _operands(flow: ChannelFlow, op: Op) -> tuple[Value, Value, int] | None:
-    """Input, weight and channel axis; None (and everything fixed) for a computed kernel."""
-    x, weight = op.inputs[0], op.inputs[1]
-    assert x is not None and weight is not None
-    if weight.parameter is None or x.shape is None:
-        for value in (x, weight):
-            flow.fix_value(value, f"{where(op)} has a computed kernel")
-        return None
-    channel_last = str(op.attrs.get("data_format", "NCHW")).endswith("C")
-    return x, weight, len(x.shape) - 1 if channel_last else 1
-
-
 @rule("conv2d", "depthwise_conv2d", "conv3d")
 def convolution(flow: ChannelFlow, op: Op) -> None:
     """Weight ``[out, in / groups, ...]``."""
-    operands = _operands(flow, op)
-    if operands is None:
-        return
-    x, weight, axis = operands
-    assert weight.parameter is not None and weight.shape is not None and x.shape is not None
-    groups = int(op.attrs.get("groups", 1))
-    channels = flow.channels(x, axis, op)
-    if groups > 1 and weight.shape[1] == 1:
-        # Depthwise: each filter belongs to one input channel and goes with it.
-        multiplier = weight.shape[0] // groups
-        flow.multipliers[weight.parameter] = multiplier
-        flow.bind(channels.repeat(multiplier), weight, 0, AFFINE, op)
-        out = flow.axis_atoms(weight.parameter, 0, AFFINE)
-    else:
-        # Grouped: all groups share the input axis of the weight, so they lose the same channels,
-        # and stay equally wide only if they lose the same filters.
-        for part in channels.reshape(groups, -1):
-            flow.bind(part, weight, 1, IN, op)
-        out = flow.axis_atoms(weight.parameter, 0, OUT)
-        if groups > 1:
-            parts = out.reshape(groups, -1)
-            flow.join(parts[:1], parts)
-    ndim = len(x.shape)
-    flow.set_label(op.outputs[0], flow.along(ndim, axis, out))
+    _couple(flow, op, op.inputs[1], transposed=False)
 
 
 @rule("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
 def transposed_convolution(flow: ChannelFlow, op: Op) -> None:
     """Weight ``[in, out / groups, ...]``."""
-    operands = _operands(flow, op)
-    if operands is None:
+    _couple(flow, op, op.inputs[1], transposed=True)
+
+
+@rule("deformable_conv")
+def deformable_convolution(flow: ChannelFlow, op: Op) -> None:
+    """A convolution whose taps are moved by ``offset`` and weighted by ``mask``: one pair of
+    channels (one channel) per tap, so that these two are kept whole."""
+    _, offset, weight, mask = op.inputs
+    for value in (offset, mask):
+        if value is not None:
+            flow.fix_value(value, f"{where(op)} has one channel per tap of its kernel")
+    _couple(flow, op, weight, transposed=False)
+
+
+def _couple(flow: ChannelFlow, op: Op, weight: Value | None, transposed: bool) -> None:
+    """Couple the first operand's channels with the weight, and label the result.
+
+    Axis 1 of the weight is shared by all groups of a grouped convolution, axis 0 is divided among
+    them: groups lose the same channels along the one, and stay equally wide along the other.
+    """
+    x = op.inputs[0]
+    assert x is not None and weight is not None
+    if weight.parameter is None or weight.shape is None or x.shape is None:
+        for value in (x, weight):
+            flow.fix_value(value, f"{where(op)} has a computed kernel")
         return
-    x, weight, axis = operands
-    assert weight.parameter is not None and weight.shape is not None and x.shape is not None
+    ndim = len(x.shape)
+    axis = ndim - 1 if str(op.attrs.get("data_format", "NCHW")).endswith("C") else 1
     groups = int(op.attrs.get("groups", 1))
     channels = flow.channels(x, axis, op)
-    if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
-        flow.multipliers[weight.parameter] = 1
-        flow.bind(channels, weight, 0, AFFINE, op)
+    multiplier, rest = divmod(weight.shape[0], groups)
+    assert rest == 0
+    if groups > 1 and weight.shape[1] == 1 and not (transposed and multiplier > 1):
+        # Depthwise: each filter belongs to one input channel and goes with it.
+        flow.multipliers[weight.parameter] = multiplier
+        flow.bind(channels.repeat(multiplier), weight, 0, AFFINE, op)
         out = flow.axis_atoms(weight.parameter, 0, AFFINE)
-    else:
+    elif transposed:
         flow.bind(channels, weight, 0, IN, op)
-        out = flow.axis_atoms(weight.parameter, 1, OUT)
-        if groups > 1:
-            parts = flow.axis_atoms(weight.parameter, 0, IN).reshape(groups, -1)
-            flow.join(parts[:1], parts)
-            out = out.reshape(1, -1).repeat(groups, axis=0).reshape(-1)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape), axis, out))
+        _same_in_all(flow, weight.parameter, groups, IN)
+        out = np.tile(flow.axis_atoms(weight.parameter, 1, OUT), groups)
+    else:
+        for part in channels.reshape(groups, -1):
+            flow.bind(part, weight, 1, IN, op)
+        _same_in_all(flow, weight.parameter, groups, OUT)
+        out = flow.axis_atoms(weight.parameter, 0, OUT)
+    flow.set_label(op.outputs[0], flow.along(ndim, axis, out))
+
+
+def _same_in_all(flow: ChannelFlow, weight: str, groups: int, role: str) -> None:
+    parts = flow.axis_atoms(weight, 0, role).reshape(groups, -1)
+    flow.join(parts[:1], parts)

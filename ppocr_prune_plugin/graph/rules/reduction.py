@@ -43,6 +43,8 @@ def reduction(flow: ChannelFlow, op: Op) -> None:
         labels = np.squeeze(labels, axis=tuple(axes))
     if labels.ndim == len(out.shape):
         flow.set_label(out, labels)
+    else:
+        flow.fix(labels, f"{where(op)} flattens first")
 
 
 def _axes(op: Op, ndim: int) -> list[int] | None:
@@ -62,5 +64,10 @@ def along_one_axis(flow: ChannelFlow, op: Op) -> None:
     x = op.inputs[0]
     assert x is not None and x.shape is not None
     labels = flow.label(x)
-    flow.keep_whole(labels, int(op.attrs.get("axis", -1)), f"{where(op)} runs over the channels")
+    axes = _axes(op, len(x.shape))
+    if axes is None or op.outputs[0].shape != x.shape:
+        flow.fix(labels, f"{where(op)} runs over axes that are not known")
+        return
+    for axis in axes:
+        flow.keep_whole(labels, axis, f"{where(op)} runs over the channels")
     flow.set_label(op.outputs[0], labels)

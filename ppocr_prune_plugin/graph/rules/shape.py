@@ -7,6 +7,7 @@ import numpy as np
 from ..flow import NEUTRAL, Atoms, ChannelFlow, where
 from ..trace import Op
 from . import rule
+from .elementwise import meet
 
 
 @rule("builtin.parameter", "builtin.combine", "data", "full", "full_int_array", "shape", "shape64")
@@ -56,11 +57,7 @@ def concat(flow: ChannelFlow, op: Op) -> None:
     labels = [flow.label(v, (axis,)) for v in members]
     others = [max(a.shape[k] for a in labels) for k in range(ndim)]
     if all(a.shape[axis] == 1 for a in labels) and max(others) > 1:
-        result = labels[0]
-        for member in labels[1:]:
-            flow.join(result, member)
-            result = np.maximum(result, member)  # a neutral one gives way
-        flow.set_label(out, result)
+        meet(flow, op, members)
         return
     parts = []
     for member, value in zip(labels, members, strict=True):
