@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 from architectures import DETECTORS
-from fixtures_networks import Detector, arrays_of, build, calibrate, picture, zeroed
+from fixtures_networks import Detector, arrays_of, build, calibrate, picture, tensors_of, zeroed
 from zero_reasons import why_not_zero
 
 from ppocr_prune_plugin import surgery
@@ -44,7 +44,7 @@ def any_width(graph_groups: tuple[ChannelGroup, ...], seed: int) -> list[GroupPl
 
 
 def shapes_of(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays_of(model).items()}
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
 
 
 def assert_same_arrays(model: paddle.nn.Layer, expected: dict[str, np.ndarray]) -> None:

@@ -1,0 +1,167 @@
+"""FLOPs and parameters agree with ``paddle.flops``, with counting, and with the pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import paddle
+import pytest
+from architectures import DETECTORS
+from fixtures_networks import INPUTS, Detector, build, picture
+from paddle import nn
+
+from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.graph.cost import CostModel, cost_model, cost_of_program
+from ppocr_prune_plugin.plan import GroupPlan
+
+GetDetector = Callable[[str], Detector]
+
+_NOT_COUNTED = (nn.BatchNorm, nn.BatchNorm2D, nn.AdaptiveAvgPool2D, nn.AvgPool2D)
+
+
+def cost_of(built: Detector) -> CostModel:
+    return cost_of_program(built.deployed, trainable(built.model))
+
+
+def trainable(model: nn.Layer) -> list[str]:
+    return [name for name, p in model.named_parameters() if not p.stop_gradient]
+
+
+def count_by_hand(model: nn.Layer) -> int:
+    """Multiply-accumulates of one forward pass, from what each layer is given and gives."""
+    total = 0
+
+    def convolution(layer: nn.Layer, inputs: tuple[paddle.Tensor], out: paddle.Tensor) -> None:
+        nonlocal total
+        taps = prod(layer.weight.shape[2:])
+        if isinstance(layer, nn.Conv2DTranspose):  # each input pixel is spread over the kernel
+            total += prod(inputs[0].shape) * taps * layer.weight.shape[1]
+        else:  # each output number is a sum over the kernel
+            total += prod(out.shape) * taps * layer.weight.shape[1]
+
+    def linear(layer: nn.Layer, inputs: tuple[paddle.Tensor], out: paddle.Tensor) -> None:
+        nonlocal total
+        total += prod(inputs[0].shape) * layer.weight.shape[1]
+
+    hooks = []
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Conv2D | nn.Conv2DTranspose):
+            hooks.append(layer.register_forward_post_hook(convolution))
+        elif isinstance(layer, nn.Linear):
+            hooks.append(layer.register_forward_post_hook(linear))
+    model.eval()
+    with paddle.no_grad():
+        model(picture(1))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_cost_equals_counting_before_and_after_pruning(detector: GetDetector, name: str) -> None:
+    built = detector(name)
+    graph, costs = built.graph, cost_of(built)
+    model = build(name)
+    assert costs.flops(graph.shapes) == count_by_hand(model) > 0
+    assert costs.params(graph.shapes) == sum(
+        p.size for p in model.parameters() if not p.stop_gradient
+    )
+    plans = [GroupPlan(g.name, g.size, tuple(range(g.size // 3 + 1)), g.size // 3 + 1)
+             for g in graph.groups]  # fmt: skip
+    predicted = surgery.shapes_after(graph, {plan.name: plan.kept_channels for plan in plans})
+    surgery.prune(model, graph, plans)
+    assert costs.flops(predicted) == count_by_hand(model) < costs.flops(graph.shapes) / 2
+    assert costs.params(predicted) == sum(p.size for p in model.parameters() if not p.stop_gradient)
+
+
+def test_a_pruned_model_traced_again_has_the_predicted_cost(detector: GetDetector) -> None:
+    built = detector("mv3_se_dbfpn")
+    costs = cost_of(built)
+    model = build("mv3_se_dbfpn")
+    plans = [GroupPlan(g.name, g.size, (0, g.size - 1), 2) for g in built.graph.groups]
+    predicted = surgery.shapes_after(built.graph, {plan.name: 2 for plan in plans})
+    surgery.prune(model, built.graph, plans)
+    again = cost_model(model, INPUTS)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert again.flops(shapes) == costs.flops(predicted)
+    assert again.positions == costs.positions and again.parameters == costs.parameters
+
+
+@pytest.mark.parametrize("name", ["mv3_se_dbfpn", "resnet18_dbfpn"])
+def test_flops_agree_with_paddle(detector: GetDetector, name: str) -> None:
+    """``paddle.flops`` with all but convolutions left out. It adds one for each output number of
+    a convolution with a bias, and charges a transposed convolution for its output pixels."""
+    built = detector(name)
+    model = build(name).eval()
+    extra = 0
+
+    def differences(layer: nn.Layer, inputs: tuple[paddle.Tensor], out: paddle.Tensor) -> None:
+        nonlocal extra
+        if layer.bias is not None:
+            extra += prod(out.shape)
+        if isinstance(layer, nn.Conv2DTranspose):
+            work = prod(layer.weight.shape[1:])
+            pixels = prod(out.shape[2:]) - prod(inputs[0].shape[2:])
+            extra += pixels * work * inputs[0].shape[1]
+
+    hooks = [
+        layer.register_forward_post_hook(differences)
+        for layer in model.sublayers()
+        if isinstance(layer, nn.Conv2D | nn.Conv2DTranspose)
+    ]
+    with paddle.no_grad():
+        model(picture(1))
+    for hook in hooks:
+        hook.remove()
+
+    def nothing(layer: nn.Layer, inputs: object, out: object) -> None:
+        layer.total_ops += 0
+
+    left_out = {
+        type(layer): nothing
+        for layer in model.sublayers()
+        if not isinstance(layer, nn.Conv2D | nn.Conv2DTranspose | nn.Linear)
+    }
+    theirs = paddle.flops(model, list(INPUTS[0][0]), custom_ops=left_out)
+    assert cost_of(built).flops(built.graph.shapes) == theirs - extra
+
+
+def test_linear_and_shared_layers() -> None:
+    """Rows of a linear layer count; a layer applied twice counts twice, its weights once."""
+
+    class Twice(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.layer(self.layer(x))
+
+    costs = cost_model(Twice(), [([1, 5, 4], "float32")])
+    shapes = {"layer.weight": (4, 4), "layer.bias": (4,)}
+    assert costs.flops(shapes) == 2 * 5 * 4 * 4
+    assert costs.params(shapes) == 20
+    assert costs.deployed == {"layer.weight", "layer.bias"}
+
+
+def test_training_branches_are_parameters_but_no_flops(detector: GetDetector) -> None:
+    """The threshold head is gone when deployed; it is in the checkpoint all the same."""
+    costs = cost_of(detector("resnet18_dbfpn"))
+    threshold = [name for name in costs.parameters if name.startswith("head.thresh.")]
+    assert threshold and not costs.deployed.intersection(threshold)
+    assert not set(costs.positions).intersection(threshold)
+
+
+def test_fused_layers_count_as_exported(detector: GetDetector) -> None:
+    """Parallel convolutions of a re-parameterised layer become one."""
+    built = detector("lcnetv3_4_branches_rsefpn")
+    model = build("lcnetv3_4_branches_rsefpn")
+    fused = [name for name, layer in model.named_sublayers() if hasattr(layer, "rep")]
+    costs = cost_of_program(built.deployed, trainable(model), fused)
+    assert costs.flops(built.graph.shapes) < cost_of(built).flops(built.graph.shapes)
+    model.eval()
+    for layer in model.sublayers():
+        if hasattr(layer, "rep"):
+            layer.rep()
+    assert costs.flops(built.graph.shapes) == count_by_hand(model)

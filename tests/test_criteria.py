@@ -1,0 +1,148 @@
+"""Criteria against naive loops, and the rules for widths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from paddle import nn
+
+from ppocr_prune_plugin.criteria import fpgm, group_importance, kept_by_importance, l1, l2
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.graph.groups import ChannelGroup, build_graph
+from ppocr_prune_plugin.ratios.rounding import width_for_ratio, widths
+
+RANDOM = np.random.default_rng(5)
+FILTERS = RANDOM.standard_normal((12, 4 * 3 * 3)) + 3.0  # far from zero: differences are small
+
+
+def test_norms_equal_loops() -> None:
+    assert np.allclose(l1(FILTERS), [sum(abs(w) for w in row) / len(row) for row in FILTERS])
+    assert np.allclose(l2(FILTERS), [sum(w * w for w in row) ** 0.5 for row in FILTERS])
+
+
+def test_fpgm_equals_a_loop_over_pairs() -> None:
+    expected = [sum(np.linalg.norm(a - b) for b in FILTERS) for a in FILTERS]
+    assert np.allclose(fpgm(FILTERS), expected)
+    equal = np.repeat(FILTERS[:1], 5, axis=0)
+    assert np.array_equal(fpgm(equal), np.zeros(5))
+
+
+def test_fpgm_keeps_its_precision_far_from_the_origin() -> None:
+    moved = FILTERS + 1e6
+    assert np.allclose(fpgm(moved), fpgm(FILTERS), rtol=1e-5)
+
+
+def test_fpgm_removes_what_others_can_replace_and_l1_what_is_small() -> None:
+    filters = np.array([[10.0, 0.0], [0.0, 10.0], [6.0, 6.0], [6.1, 6.0], [0.1, 0.1]])
+    assert 4 not in kept_by_importance(l1(filters), 4)
+    assert {2, 3}.isdisjoint(kept_by_importance(fpgm(filters), 3))
+
+
+def test_kept_channels_are_sorted_and_the_most_important() -> None:
+    assert kept_by_importance(np.array([3.0, 1.0, 2.0, 5.0]), 2) == (0, 3)
+    assert kept_by_importance(np.array([3.0, 1.0, 2.0, 5.0]), 4) == (0, 1, 2, 3)
+    assert kept_by_importance(np.zeros(4), 3) == (1, 2, 3)
+
+
+class Residual(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2D(3, 6, 1), nn.Conv2DTranspose(6, 6, 1, groups=2)
+        self.norm, self.head = nn.BatchNorm2D(6), nn.Conv2D(6, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        return self.head(x + self.norm(self.body(x)))
+
+
+@pytest.fixture(scope="module")
+def residual() -> tuple[ChannelGroup, dict[str, np.ndarray]]:
+    model = Residual()
+    (group,) = build_graph(model, [([1, 3, 4, 4], "float32")]).groups
+    random = np.random.default_rng(2)
+    arrays = {
+        name: random.standard_normal(t.shape).astype("float32")
+        for name, t in model.state_dict().items()
+    }
+    return group, arrays
+
+
+def test_every_layer_that_makes_the_channels_has_a_say(
+    residual: tuple[ChannelGroup, dict[str, np.ndarray]],
+) -> None:
+    """Scores relative to each layer's mean: the scale of its weights does not matter."""
+    group, arrays = residual
+    assert group.size == 3 and {m.parameter for m in group.producers} == {
+        "stem.weight",
+        "body.weight",
+    }
+    stem = [np.abs(arrays["stem.weight"][[i, i + 3]]).mean() for i in range(3)]
+    body = [np.abs(arrays["body.weight"][:, i]).mean() for i in range(3)]
+    expected = np.array(stem) / np.mean(stem) + np.array(body) / np.mean(body)
+    assert np.allclose(group_importance(group, arrays, "l1"), expected)
+    louder = {**arrays, "body.weight": 100 * arrays["body.weight"]}
+    for criterion in ("l1", "l2", "fpgm"):
+        quiet = group_importance(group, arrays, criterion)
+        assert np.allclose(group_importance(group, louder, criterion), quiet), criterion
+    dead = {**arrays, "body.weight": 0 * arrays["body.weight"]}
+    assert np.allclose(group_importance(group, dead, "l1"), np.array(stem) / np.mean(stem))
+
+
+def test_bn_scale(residual: tuple[ChannelGroup, dict[str, np.ndarray]]) -> None:
+    group, arrays = residual
+    scales = np.abs(arrays["norm.weight"]).reshape(2, 3).mean(axis=0)
+    assert np.allclose(group_importance(group, arrays, "bn_scale"), scales / scales.mean())
+
+
+def test_bn_scale_needs_a_batch_norm() -> None:
+    model = nn.Sequential(nn.Conv2D(3, 4, 1), nn.Conv2D(4, 2, 1))
+    (group,) = build_graph(model, [([1, 3, 4, 4], "float32")]).groups
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    with pytest.raises(PruneError, match="bn_scale needs a batch norm .* 0 has none"):
+        group_importance(group, arrays, "bn_scale")
+
+
+def test_random_is_the_same_in_every_run(
+    residual: tuple[ChannelGroup, dict[str, np.ndarray]],
+) -> None:
+    group, arrays = residual
+    first = group_importance(group, arrays, "random")
+    assert np.array_equal(first, group_importance(group, arrays, "random"))
+    assert len(set(first.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "round_to", "allowed"),
+    [
+        (32, 8, [32, 24, 16, 8]),
+        (20, 8, [20, 16, 8]),
+        (8, 8, [8]),
+        (5, 8, [5, 4, 3, 2, 1]),
+        (4, 1, [4, 3, 2, 1]),
+        (1, 1, [1]),
+    ],
+)
+def test_widths(size: int, round_to: int, allowed: list[int]) -> None:
+    assert widths(size, round_to) == allowed
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "round_to", "width"),
+    [
+        (32, 0.0, 8, 32),
+        (32, 0.3, 8, 24),  # 22.4
+        (32, 0.375, 8, 24),  # 20 lies between 16 and 24: the wider
+        (32, 0.99, 8, 8),
+        (20, 0.05, 8, 20),  # 19
+        (20, 0.15, 8, 16),  # 17
+        (5, 0.5, 8, 3),
+        (3, 0.5, 1, 2),
+        (5, 0.5, 1, 3),
+        (10, 0.3, 1, 7),
+        (10, 0.999, 1, 1),
+    ],
+)
+def test_width_for_ratio(size: int, ratio: float, round_to: int, width: int) -> None:
+    assert width_for_ratio(size, ratio, round_to) == width
