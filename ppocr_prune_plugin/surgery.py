@@ -74,10 +74,13 @@ def check_fit(graph: ChannelGraph, item: GroupPlan) -> ChannelGroup:
             f"the pruning plan is for another architecture: {item.name} has {item.channels} "
             f"channels there and {group.size} here"
         )
-    valid = item.kept is None or (
-        len(item.kept) == item.kept_channels > 0
-        and list(item.kept) == sorted(set(item.kept))
-        and 0 <= item.kept[0] <= item.kept[-1] < group.size
+    valid = 0 < item.kept_channels <= group.size and (
+        item.kept is None
+        or (
+            len(item.kept) == item.kept_channels
+            and list(item.kept) == sorted(set(item.kept))
+            and 0 <= item.kept[0] <= item.kept[-1] < group.size
+        )
     )
     if not valid:
         raise PruneError(f"the pruning plan keeps impossible channels of {item.name}")

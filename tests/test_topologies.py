@@ -67,7 +67,7 @@ def check(model: nn.Layer, shape: tuple[int, ...] = SHAPE, **sizes: int) -> Chan
         undo = surgery.prune(model, graph, chosen)
         pruned = outputs(model, shape)
         surgery.restore(model, undo)
-        for ours, wanted, old in zip(pruned, expected, whole, strict=True):
+        for ours, wanted in zip(pruned, expected, strict=True):
             assert np.allclose(ours, wanted, atol=1e-5), chosen
         if chosen:
             assert any(not np.allclose(a, b, atol=1e-3) for a, b in zip(pruned, whole, strict=True))

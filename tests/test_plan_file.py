@@ -1,0 +1,158 @@
+"""A plan survives its file; anything else in its place is one clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paddle import nn
+
+from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
+from ppocr_prune_plugin.plan import (
+    Change,
+    GroupPlan,
+    PruningPlan,
+    _checksum,
+    load_plan,
+    plan_path,
+    write_atomically,
+)
+
+PLAN = PruningPlan(
+    "fpgm",
+    (GroupPlan("0", 8, (0, 3, 7), 3), GroupPlan("2", 6, None, 4)),
+    Change(1000, 400),
+    Change(200, 100),
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = plan_path(tmp_path / "best_accuracy.pdparams")
+    PLAN.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph() -> ChannelGraph:
+    model = nn.Sequential(nn.Conv2D(3, 8, 1), nn.ReLU(), nn.Conv2D(8, 6, 1), nn.Conv2D(6, 2, 1))
+    return build_graph(model, [([1, 3, 4, 4], "float32")])
+
+
+def test_round_trip(file: Path) -> None:
+    assert file.name == "best_accuracy.prune.json"
+    assert load_plan(file) == PLAN
+    content = json.loads(file.read_text())
+    assert content["groups"][0] == {"name": "0", "channels": 8, "kept_channels": 3,
+                                    "kept": [0, 3, 7]}  # fmt: skip
+    assert content["flops"] == {"before": 1000, "after": 400, "pruned": 0.6}
+    assert {"format", "criterion", "groups", "flops", "params"} <= content.keys()
+    assert PLAN.groups[0].removed == [1, 2, 4, 5, 6] and PLAN.groups[0].ratio == 0.625
+    with pytest.raises(ValueError, match="not known"):
+        _ = PLAN.groups[1].removed
+
+
+def test_plan_path() -> None:
+    assert str(plan_path("out/latest")) == "out/latest.prune.json"
+    assert str(plan_path("out/v1.2/iter_epoch_3.pdparams")) == "out/v1.2/iter_epoch_3.prune.json"
+
+
+def _edit(change: Callable[[dict[str, Any]], None]) -> Callable[[str], str]:
+    def apply(text: str) -> str:
+        content = json.loads(text)
+        change(content)
+        return json.dumps(content)
+
+    return apply
+
+
+def _signed(change: Callable[[dict[str, Any]], None]) -> Callable[[str], str]:
+    def apply(text: str) -> str:
+        content = json.loads(text)
+        change(content)
+        content["checksum"] = _checksum(content)
+        return json.dumps(content)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "not complete JSON"),
+        (lambda text: "", "not complete JSON"),
+        (lambda text: "\x80", "not complete JSON"),
+        (lambda text: "[1, 2]", "format is 'list', but this version reads"),
+        (_edit(lambda c: c.update(format="ppocr-prune-plan/9")), "format is 'ppocr-prune-plan/9'"),
+        (_edit(lambda c: c.pop("format")), "format is None"),
+        (_edit(lambda c: c["groups"][0]["kept"].append(5)), "changed after it was written"),
+        (_edit(lambda c: c.pop("checksum")), "changed after it was written"),
+        (_signed(lambda c: c.pop("groups")), "lacks or misspells 'groups'"),
+        (_signed(lambda c: c["groups"][0].pop("channels")), "lacks or misspells 'channels'"),
+        (_signed(lambda c: c.update(groups=7)), "lacks or misspells"),
+    ],
+)
+def test_a_spoiled_file_is_one_clear_error(
+    file: Path, spoil: Callable[[str], str], message: str
+) -> None:
+    file.write_text(spoil(file.read_text()), encoding="latin-1")
+    with pytest.raises(PruneError, match=message) as error:
+        load_plan(file)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.prune.json", tmp_path):
+        with pytest.raises(PruneError, match="cannot be read"):
+            load_plan(path)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (GroupPlan("backbone.conv1", 8, (0,), 1), "another architecture: it prunes 'backbone.conv"),
+        (GroupPlan("0", 16, (0,), 1), "0 has 16 channels there and 8 here"),
+        (GroupPlan("0", 8, (0, 8), 2), "impossible channels of 0"),
+        (GroupPlan("0", 8, (-1, 3), 2), "impossible channels of 0"),
+        (GroupPlan("0", 8, (3, 3), 2), "impossible channels of 0"),
+        (GroupPlan("0", 8, (3, 1), 2), "impossible channels of 0"),
+        (GroupPlan("0", 8, (1, 3), 3), "impossible channels of 0"),
+        (GroupPlan("0", 8, (), 0), "impossible channels of 0"),
+        (GroupPlan("0", 8, None, 9), "impossible channels of 0"),
+        (GroupPlan("0", 8, None, 3), "does not say which channels"),
+    ],
+)
+def test_an_impossible_plan_prunes_nothing(
+    graph: ChannelGraph, item: GroupPlan, message: str
+) -> None:
+    possible = GroupPlan("2", 6, (0, 1), 2)
+    with pytest.raises(PruneError, match=message):
+        surgery.kept_masks(graph, [possible, item])
+    assert list(surgery.kept_masks(graph, [possible])) == ["2.weight", "2.bias", "3.weight"]
+
+
+def test_a_group_named_twice_is_refused(graph: ChannelGraph) -> None:
+    item = GroupPlan("0", 8, (0, 1), 2)
+    with pytest.raises(PruneError, match="names 0 twice"):
+        surgery.kept_masks(graph, [item, item])
+
+
+def test_writing_leaves_the_new_file_or_the_old_one(file: Path) -> None:
+    old = file.read_text()
+    write_atomically(file, "new")
+    assert file.read_text() == "new" and os.listdir(file.parent) == [file.name]
+    write_atomically(file, old)
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(file, "half of it \udc80")  # cannot be encoded: fails while writing
+    assert file.read_text() == old and os.listdir(file.parent) == [file.name]
+    folder = file.parent / "folder"
+    (folder / "inside").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_atomically(folder, "fails at the very end")
+    assert sorted(os.listdir(file.parent)) == sorted([file.name, "folder"])
