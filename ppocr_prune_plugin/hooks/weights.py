@@ -170,6 +170,10 @@ def _apply_plan_file(
         raise PruneError(f"{file}: {error}") from error
     set_plan(model, plan)
     logger.info(f"prune: applied {file}: {summary(plan, None, None, None)}")
+    logger.warning(
+        "prune: nothing was trained after this cut, and batch norms were not re-estimated: expect "
+        "less accuracy than from the checkpoint that tools/train.py makes with the same plan"
+    )
 
 
 def _wrap_save(original: Any) -> Any:

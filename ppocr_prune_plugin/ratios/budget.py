@@ -11,6 +11,9 @@ import numpy.typing as npt
 from ..errors import PruneError
 from .rounding import width_for_ratio, widths
 
+# Where measured losses cannot tell two steps apart, many shallow cuts are safer than one deep one.
+_DEPTH_PENALTY = 0.005
+
 Cost = Callable[[Mapping[str, int]], int]
 """Exact FLOPs or parameters of the network when groups keep that many channels."""
 
@@ -139,10 +142,10 @@ class _Search:
                     saved = current - self.cost(trial)
                     if saved <= 0:
                         continue
-                    added = self.losses[name][further] - self.losses[name][place[name]]
+                    added = self._price(name, further) - self._price(name, place[name])
                     # Beyond the target nothing more is gained.
                     useful = min(saved, current - target)
-                    score = (max(added, 1e-6) / useful, -saved, name, further)
+                    score = (added / useful, -saved, name, further)
                     if best is None or score < best:
                         best = score
             if best is None:
@@ -161,12 +164,16 @@ class _Search:
                     continue
                 trial = self._widths({**place, name: at - 1})
                 if self.cost(trial) <= target + tolerance:
-                    gain = self.losses[name][at] - self.losses[name][at - 1]
+                    gain = self._price(name, at) - self._price(name, at - 1)
                     if best is None or (gain, name) > best:
                         best = (gain, name)
             if best is None:
                 return {name: self.options[name][at] for name, at in place.items()}
             place[best[1]] -= 1
+
+    def _price(self, name: str, at: int) -> float:
+        ratio = 1 - self.options[name][at] / self.sizes[name]
+        return self.losses[name][at] + _DEPTH_PENALTY * ratio**2
 
     def threshold(self, target: float) -> dict[str, int]:
         """One loss for all groups, by bisection, as PaddleSlim's ``get_ratios_by_sensitive``."""

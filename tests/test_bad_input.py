@@ -1,0 +1,153 @@
+"""What a user gets wrong: one clear error, exit code 2, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TRAINED = "Global.pretrained_model={weights}"
+
+
+@pytest.fixture(scope="module")
+def refuse(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    det_config: Path,
+    det_weights: Path,
+) -> Callable[..., str]:
+    """Run a tool that has to refuse; returns its one message."""
+
+    def run(folder: Path, tool: str, *options: str, before: tuple[str, ...] = ()) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        options = tuple(o.format(weights=det_weights) for o in options)
+        done = run_tool(
+            [tree / "tools" / f"{tool}.py", "-c", det_config, *before, "-o", "Global.use_gpu=false",
+             f"Global.save_model_dir={folder}", f"Global.save_inference_dir={folder / 'inference'}",
+             *options]
+        )  # fmt: skip
+        assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+        messages = [li for li in done.stderr.splitlines() if li.startswith("ppocr-prune: error:")]
+        assert len(messages) == 1, done.stderr[-2000:]
+        for path, content in kept.items():
+            assert path.read_bytes() == content, f"{path} was overwritten"
+        assert not list(folder.rglob("*.pdparams")) or any(p.suffix == ".pdparams" for p in kept)
+        return messages[0]
+
+    return run
+
+
+def test_untrained_weights(refuse: Callable[..., str], tmp_path: Path) -> None:
+    message = refuse(tmp_path, "train", "Global.pretrained_model=null", "Prune.ratio=0.3")
+    assert "random" in message and "allow_untrained" in message
+
+
+def test_a_pattern_that_matches_no_layer(refuse: Callable[..., str], tmp_path: Path) -> None:
+    message = refuse(tmp_path, "train", TRAINED, 'Prune.ratio={{"bakbone.*": 0.3}}')
+    assert '"bakbone.*"' in message and "Prune.ratio" in message
+    message = refuse(tmp_path, "train", TRAINED, "Prune.ratio=0.3", 'Prune.skip=["nek.*"]')
+    assert '"nek.*"' in message and "Prune.skip" in message
+
+
+def test_a_target_out_of_reach(refuse: Callable[..., str], tmp_path: Path) -> None:
+    message = refuse(tmp_path, "train", TRAINED, "Prune.pruned_flops=0.99")
+    assert "Prune.pruned_flops is 0.99" in message and "at most 0." in message
+
+
+def test_a_sensitivity_file_of_another_model(refuse: Callable[..., str], tmp_path: Path) -> None:
+    import pickle
+
+    folder = tmp_path / "prune"
+    folder.mkdir()
+    (folder / "sen.pickle").write_bytes(pickle.dumps({"conv99.w_0": {0.1: 0.01}}))
+    message = refuse(
+        tmp_path, "train", TRAINED, "Prune.max_loss=0.02", "Prune.sensitivity.samples=1"
+    )
+    assert "sen.pickle" in message and "another model" in message and "conv99.w_0" in message
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    det_config: Path,
+    det_weights: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A pruned checkpoint with its plan."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    done = run_tool(
+        [tree / "tools/train.py", "-c", det_config, "-o", "Global.use_gpu=false",
+         f"Global.save_model_dir={folder}", f"Global.pretrained_model={det_weights}",
+         "Global.eval_batch_step=[0,1000]", "Prune.ratio=0.3", "Prune.sensitivity.samples=1"]
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def damage(plan: Path, how: str) -> None:
+    text = plan.read_text()
+    if how == "truncated":
+        plan.write_text(text[: len(text) // 2])
+        return
+    content = json.loads(text)
+    if how == "edited":
+        content["groups"][0]["kept"].pop()
+    else:
+        from ppocr_prune_plugin.plan import Change, GroupPlan, PruningPlan
+
+        item = GroupPlan("backbone.another.conv", 16, tuple(range(8)), 8)
+        content = PruningPlan("l1", (item,), Change(2, 1), Change(2, 1)).as_dict()
+    plan.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("truncated", "not complete JSON"),
+        ("edited", "was changed after it was written"),
+        ("foreign", "for another architecture"),
+    ],
+)
+def test_a_plan_that_cannot_be_used(
+    refuse: Callable[..., str], checkpoint: Path, tmp_path: Path, how: str, words: str
+) -> None:
+    """Beside a checkpoint, and given to --prune-plan."""
+    for suffix in (".pdparams", ".prune.json"):
+        shutil.copy(checkpoint / f"latest{suffix}", tmp_path)
+    plan = tmp_path / "latest.prune.json"
+    damage(plan, how)
+    message = refuse(tmp_path, "eval", f"Global.checkpoints={tmp_path / 'latest'}")
+    assert "latest.prune.json" in message and words in message
+    message = refuse(tmp_path, "export_model", TRAINED, before=("--prune-plan", str(plan)))
+    assert "latest.prune.json" in message and words in message
+
+
+def test_pruned_weights_are_not_pruned_again(
+    refuse: Callable[..., str], checkpoint: Path, tmp_path: Path
+) -> None:
+    message = refuse(
+        tmp_path, "train", f"Global.pretrained_model={checkpoint / 'latest'}", "Prune.ratio=0.3"
+    )
+    assert "pruned already" in message and "Global.checkpoints" in message
+
+
+def test_an_empty_evaluation_set(refuse: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    empty = f"Eval.dataset.label_file_list=[{tmp_path / 'empty.txt'}]"
+    message = refuse(tmp_path / "out", "train", TRAINED, "Prune.max_loss=0.02", empty)
+    assert "Eval" in message and "sensitivity" in message
+
+
+def test_a_baseline_of_nothing(refuse: Callable[..., str], tmp_path: Path) -> None:
+    """With a threshold that no box passes there is no metric to lose."""
+    message = refuse(
+        tmp_path, "train", TRAINED, "Prune.max_loss=0.02", "PostProcess.box_thresh=2.0"
+    )
+    assert "hmean = 0" in message and "PostProcess" in message

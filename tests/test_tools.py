@@ -1,0 +1,284 @@
+"""PaddleOCR's own tools, run as processes on a real detector: prune, resume, evaluate, export."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.plan import load_plan
+
+SHARE = 0.4
+# What uniform pruning without rounding needs to remove a little less of this detector's FLOPs.
+UNIFORM_RATIO = 0.21
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools with a config, the way a user starts them."""
+
+    run: Callable[..., subprocess.CompletedProcess[str]]
+    tree: Path
+    config: Path
+    weights: Path
+
+    def __call__(
+        self,
+        tool: str,
+        *options: str,
+        before: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        command = [self.tree / "tools" / f"{tool}.py", "-c", self.config, *before]
+        return self.run([*command, "-o", "Global.use_gpu=false", *options], env=env)
+
+    def train(self, folder: Path, *options: str, **more: dict[str, str]) -> str:
+        done = self("train", f"Global.save_model_dir={folder}", *options, **more)
+        assert done.returncode == 0, output(done)
+        return output(done)
+
+
+def output(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def tools(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    det_config: Path,
+    det_weights: Path,
+) -> Tools:
+    return Tools(run_tool, tree, det_config, det_weights)
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    log: str
+
+    @property
+    def right_after(self) -> float:
+        found = re.search(r"hmean [\d.]+ -> ([\d.]+) right after pruning", self.log)
+        assert found, self.log[-3000:]
+        return float(found.group(1))
+
+    @property
+    def best(self) -> float:
+        return float(re.findall(r"best metric, .*?hmean: ([\d.]+)", self.log)[-1])
+
+
+@pytest.fixture(scope="module")
+def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """40% of the FLOPs removed by sensitivity, then fine-tuned for a few steps."""
+    folder = tmp_path_factory.mktemp("pruned")
+    return Run(
+        folder,
+        tools.train(
+            folder,
+            f"Global.pretrained_model={tools.weights}",
+            f"Prune.pruned_flops={SHARE}",
+            "Prune.sensitivity.ratios=[0.2,0.4,0.6]",
+            "Global.epoch_num=2",
+            "Global.save_epoch_step=1",
+        ),
+    )
+
+
+def test_pruning_by_sensitivity_beats_uniform_random_pruning(
+    tools: Tools, pruned: Run, tmp_path: Path
+) -> None:
+    random = Run(
+        tmp_path,
+        tools.train(
+            tmp_path,
+            f"Global.pretrained_model={tools.weights}",
+            f"Prune.ratio={UNIFORM_RATIO}",
+            "Prune.criterion=random",
+            "Prune.round_to=1",
+            "Global.epoch_num=2",
+        ),
+    )
+    ours = load_plan(pruned.folder / "latest.prune.json")
+    theirs = load_plan(tmp_path / "latest.prune.json")
+    print(
+        f"\nhmean right after pruning: {pruned.right_after:.4f} (random {random.right_after:.4f}); "
+        f"after fine-tuning: {pruned.best:.4f} (random {random.best:.4f}); FLOPs removed: "
+        f"{ours.flops.pruned:.1%} (random {theirs.flops.pruned:.1%})"
+    )
+    assert abs(ours.flops.pruned - SHARE) <= 0.01
+    assert SHARE - 0.05 <= theirs.flops.pruned <= ours.flops.pruned  # random's task is no harder
+    assert pruned.right_after > random.right_after
+    assert pruned.best > random.best
+
+
+def test_every_checkpoint_carries_the_plan(pruned: Run) -> None:
+    written = {p.relative_to(pruned.folder).as_posix() for p in pruned.folder.rglob("*.pdparams")}
+    assert {"latest.pdparams", "iter_epoch_1.pdparams", "best_model/model.pdparams"} <= written
+    for weights in written:
+        content = json.loads(
+            (pruned.folder / weights.replace(".pdparams", ".prune.json")).read_text()
+        )
+        assert {"format", "criterion", "groups", "flops", "params"} <= set(content)
+        for group in content["groups"]:
+            assert group["channels"] > len(group["kept"]) == group["kept_channels"] > 0
+        for key in ("flops", "params"):
+            assert set(content[key]) == {"before", "after", "pruned"}
+        # The counted parameters are those in the file.
+        shapes = read_shapes(pruned.folder / weights)
+        statistics = ("_mean", "_variance")
+        trained = [np.prod(s) for name, s in shapes.items() if not name.endswith(statistics)]
+        assert content["params"]["after"] == sum(trained)
+        assert not [name for name in shapes if "backup" in name]
+
+
+def test_the_log_has_a_table_and_a_summary(pruned: Run) -> None:
+    assert re.search(r"layer +channels +kept +ratio +predicted loss", pruned.log)
+    assert re.search(r"backbone\.\S+ +\d+ +\d+ +0\.\d\d +-?\d\.\d{4}", pruned.log)
+    assert re.search(r"FLOPs \S+ -> \S+ \(-4[01]\.\d%|FLOPs \S+ -> \S+ \(-39\.\d%", pruned.log)
+    assert (pruned.folder / "prune" / "report.html").is_file()
+    assert (pruned.folder / "prune" / "plan.prune.json").is_file()
+
+
+def hmean(done: subprocess.CompletedProcess[str]) -> float:
+    assert done.returncode == 0, output(done)
+    found = re.findall(r"hmean:([\d.]+)", output(done))
+    assert found, output(done)[-2000:]
+    return float(found[-1])
+
+
+def test_eval_rebuilds_from_a_copied_pdparams_alone(
+    tools: Tools, pruned: Run, tmp_path: Path
+) -> None:
+    shutil.copy(pruned.folder / "best_accuracy.pdparams", tmp_path)
+    done = tools("eval", f"Global.checkpoints={tmp_path / 'best_accuracy'}")
+    assert hmean(done) == pytest.approx(pruned.best, abs=1e-6)
+    assert "not matched" not in output(done)
+    assert "structure worked out from best_accuracy.pdparams" in output(done)
+
+
+def test_eval_with_the_plan_and_a_section(tools: Tools, pruned: Run) -> None:
+    done = tools(
+        "eval", f"Global.checkpoints={pruned.folder / 'best_accuracy'}", "Prune.pruned_flops=0.4"
+    )
+    assert hmean(done) == pytest.approx(pruned.best, abs=1e-6)
+
+
+def test_training_resumes_without_pruning_again(tools: Tools, pruned: Run, tmp_path: Path) -> None:
+    for name in ("latest.pdparams", "latest.pdopt", "latest.states", "latest.prune.json"):
+        shutil.copy(pruned.folder / name, tmp_path)
+    log = tools.train(
+        tmp_path,
+        f"Global.checkpoints={tmp_path / 'latest'}",
+        f"Prune.pruned_flops={SHARE}",
+        "Global.epoch_num=3",
+    )
+    assert "it is not pruned again" in log
+    assert "epoch: [3/3]" in log and "epoch: [2/3]" not in log
+    assert "not matched" not in log and "is not loaded" not in log
+    assert read_shapes(tmp_path / "latest.pdparams") == read_shapes(
+        pruned.folder / "latest.pdparams"
+    )
+    old = paddle.load(str(pruned.folder / "latest.pdopt"))
+    new = paddle.load(str(tmp_path / "latest.pdopt"))
+    powers = [key for key in old if "beta1_pow" in key]
+    assert powers
+    for key in powers:  # Adam has gone on counting steps, it did not begin anew
+        assert float(new[key]) < float(old[key])
+    assert load_plan(tmp_path / "latest.prune.json") == load_plan(
+        pruned.folder / "latest.prune.json"
+    )
+
+
+def test_export_and_inference(tools: Tools, pruned: Run, rendered: Path, tmp_path: Path) -> None:
+    best = f"Global.pretrained_model={pruned.folder / 'best_accuracy'}"
+    done = tools("export_model", best, f"Global.save_inference_dir={tmp_path / 'inference'}")
+    assert done.returncode == 0, output(done)
+    assert "the exported model agrees with the trained one" in output(done)
+    assert (tmp_path / "inference" / "inference.pdiparams").stat().st_size > 0
+    image = next((rendered / "val").glob("*.jpg"))
+    done = tools(
+        "infer_det", best, f"Global.infer_img={image}", f"Global.save_res_path={tmp_path / 'r.txt'}"
+    )
+    assert done.returncode == 0, output(done)
+    boxes = json.loads((tmp_path / "r.txt").read_text().split("\t")[1])
+    assert boxes, "the pruned detector finds nothing"
+
+
+def test_export_with_a_plan_from_a_dry_run(tools: Tools, pruned: Run, tmp_path: Path) -> None:
+    unpruned = f"Global.pretrained_model={tools.weights}"
+    plan = str(pruned.folder / "prune" / "plan.prune.json")
+    folder = f"Global.save_inference_dir={tmp_path / 'inference'}"
+    done = tools("export_model", unpruned, folder, before=("--prune-plan", plan))
+    assert done.returncode == 0, output(done)
+    assert "agrees with the trained one" in output(done)
+    done = tools(
+        "export_model",
+        f"Global.pretrained_model={pruned.folder / 'latest'}",
+        folder,
+        before=("--prune-plan", plan),
+    )
+    assert done.returncode == 2 and "is pruned already" in output(done)
+
+
+def test_an_unpruned_checkpoint_stays_with_paddleocr(tools: Tools, tmp_path: Path) -> None:
+    """Another head: the shapes fit no pruning, and PaddleOCR warns as it always did."""
+    state = paddle.load(str(tools.weights) + ".pdparams")
+    state["head.binarize.conv3.weight"] = paddle.zeros([24, 5, 2, 2])
+    paddle.save(state, str(tmp_path / "other.pdparams"))
+    option = f"Global.pretrained_model={tmp_path / 'other'}"
+    with_plugin = tools("eval", option)
+    without = tools("eval", option, env={"PPOCR_PRUNE": "0"})
+    assert with_plugin.returncode == without.returncode == 0
+    assert "not matched" in output(with_plugin) and "prune:" not in output(with_plugin)
+    assert hmean(with_plugin) == hmean(without)
+
+
+def test_without_a_section_weights_are_byte_identical(tools: Tools, tmp_path: Path) -> None:
+    """Same seed, with the plugin active and switched off."""
+    options = [f"Global.pretrained_model={tools.weights}", "Global.eval_batch_step=[0,1000]"]
+    tools.train(tmp_path / "on", *options)
+    tools.train(tmp_path / "off", *options, env={"PPOCR_PRUNE": "0"})
+    for name in ("latest.pdparams", "latest.pdopt", "latest.states"):
+        assert (tmp_path / "on" / name).read_bytes() == (tmp_path / "off" / name).read_bytes()
+    assert not list((tmp_path / "on").rglob("*prune*"))
+
+
+def test_a_killed_analysis_goes_on_where_it_was(tools: Tools, tmp_path: Path) -> None:
+    options = [
+        f"Global.pretrained_model={tools.weights}",
+        "Prune.max_loss=0.05",
+        'Prune.skip=["neck.*","head.*","backbone.layer_list.*","backbone.blocks6.*"]',
+        "Prune.sensitivity.ratios=[0.2,0.4,0.6]",
+        "Prune.sensitivity.samples=3",
+        "Prune.dry_run=true",
+    ]
+    tools.train(tmp_path / "whole", *options)
+    whole = json.loads((tmp_path / "whole/prune/sensitivity.json").read_text())
+    points = sum(len(group["points"]) for group in whole["groups"].values())
+    assert points >= 4
+    assert not list((tmp_path / "whole").glob("*.pdparams")), "a dry run does not train"
+
+    # What a kill leaves behind is the file after some point: each is saved before the next.
+    half = json.loads((tmp_path / "whole/prune/sensitivity.json").read_text())
+    kept = dict(list(half["groups"].items())[:2])
+    half["groups"] = kept
+    folder = tmp_path / "again/prune"
+    folder.mkdir(parents=True)
+    (folder / "sensitivity.json").write_text(json.dumps(half))
+    log = tools.train(tmp_path / "again", *options)
+    again = json.loads((folder / "sensitivity.json").read_text())
+    assert again == whole
+    assert "evaluate the unpruned model" not in log
+    assert (folder / "plan.prune.json").read_text() == (
+        tmp_path / "whole/prune/plan.prune.json"
+    ).read_text()
