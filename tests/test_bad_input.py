@@ -51,7 +51,8 @@ def test_untrained_weights(refuse: Callable[..., str], tmp_path: Path) -> None:
 def test_a_pattern_that_matches_no_layer(refuse: Callable[..., str], tmp_path: Path) -> None:
     message = refuse(tmp_path, "train", TRAINED, 'Prune.ratio={{"bakbone.*": 0.3}}')
     assert '"bakbone.*"' in message and "Prune.ratio" in message
-    message = refuse(tmp_path, "train", TRAINED, "Prune.ratio=0.3", 'Prune.skip=["nek.*"]')
+    skip = 'Prune.skip=["nek.*"]'
+    message = refuse(tmp_path / "skip", "train", TRAINED, "Prune.ratio=0.3", skip)
     assert '"nek.*"' in message and "Prune.skip" in message
 
 
