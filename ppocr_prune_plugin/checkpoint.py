@@ -91,9 +91,8 @@ def infer_kept_channels(
         for axis, size in enumerate(shape):
             found = shapes[name][axis]
             terms = axes.get((name, axis), [])
-            if not terms and found != size:
-                return None
-            # found = what no group owns + sum of kept channels x places
+            # found = what no group owns + sum of kept channels x places; without any group an
+            # equation with no unknowns is left
             rest = size - sum(width * places for _, width, places in terms)
             equations.append((found - rest, {group: places for group, _, places in terms}))
     sizes = {group.name: group.size for group in graph.groups}

@@ -93,7 +93,8 @@ def test_flops_agree_with_paddle(detector: GetDetector, name: str) -> None:
     """``paddle.flops`` with all but convolutions left out. It adds one for each output number of
     a convolution with a bias, and charges a transposed convolution for its output pixels."""
     built = detector(name)
-    model = build(name).eval()
+    model = build(name)
+    model.eval()
     extra = 0
 
     def differences(layer: nn.Layer, inputs: tuple[paddle.Tensor], out: paddle.Tensor) -> None:

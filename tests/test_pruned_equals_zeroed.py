@@ -269,6 +269,11 @@ def test_shapes_of_another_network_fit_no_pruning(detector: GetDetector) -> None
     assert infer_kept_channels(graph, own) == {}
     own["head.binarize.conv3.weight"] = (24, 2, 2, 2)  # a map more
     assert infer_kept_channels(graph, own) is None
+    group = graph.groups[0]
+    for member in group.members:  # one layer contradicts the others
+        pruned = surgery.shapes_after(graph, {group.name: group.size - 2})
+        pruned[member.parameter] = graph.shapes[member.parameter]
+        assert infer_kept_channels(graph, pruned) is None, member
     assert infer_kept_channels(graph, {"student.conv.weight": (8, 3, 3, 3)}) is None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+import pytest
 from fixtures_networks import arrays_of, calibrate, zeroed
 from paddle import nn
 
@@ -19,6 +20,12 @@ from ppocr_prune_plugin.plan import GroupPlan
 SHAPE = (1, 3, 8, 8)
 
 Forward = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same weights in every run, alone or among other tests."""
+    paddle.seed(3)
 
 
 class Net(nn.Layer):
@@ -297,6 +304,27 @@ def test_shared_conv_used_twice() -> None:
     layers = {"a": conv(3, 8), "b": conv(3, 8), "shared": conv(8, 6), "head": conv(6, 2)}
     graph = check(Net(forward, **layers), a=8, shared=6)
     assert ("b.weight", 0, "out") in members(graph, "a")
+
+
+def test_shared_conv_that_also_reads_fixed_channels() -> None:
+    def forward(net: Net, x: paddle.Tensor) -> paddle.Tensor:
+        fixed = paddle.full([1, 8, 8, 8], 2.0)
+        return net.head(F.relu(net.shared(net.stem(x))) - net.shared(fixed))
+
+    graph = check(Net(forward, stem=conv(3, 8), shared=conv(8, 6), head=conv(6, 2)), shared=6)
+    assert "reads fixed channels" in frozen(graph)["stem"][1]
+
+
+def test_linear_over_pixels_is_kept() -> None:
+    """A linear layer along another axis than the one that the channels run along."""
+
+    def forward(net: Net, x: paddle.Tensor) -> paddle.Tensor:
+        tokens = net.pixels(paddle.flatten(net.stem(x), 2))
+        return net.head(paddle.transpose(tokens, [0, 2, 1]))
+
+    layers = {"stem": conv(3, 8), "pixels": nn.Linear(64, 5), "head": nn.Linear(8, 2)}
+    graph = check(Net(forward, **layers))
+    assert "mixes the axes" in frozen(graph)["stem"][1]
 
 
 def test_two_outputs() -> None:
