@@ -24,13 +24,15 @@ class SensitivityOptions:
     """How the sensitivity of the layers is measured.
 
     ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
-    pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all)
+    pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all),
+    ``stop_loss`` the loss beyond which a group is not cut deeper (None: chosen by the target)
     and ``cache_mb`` the memory for decoded evaluation batches, in MiB (0: no cache).
     """
 
     file: str | None = None
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     samples: int | None = None
+    stop_loss: float | None = None
     cache_mb: int = 2048
 
 
@@ -284,5 +286,6 @@ _SENSITIVITY_CHECKS = {
     "file": _Checker.path,
     "ratios": _Checker.rising_ratios,
     "samples": _Checker.positive,
+    "stop_loss": _Checker.amount,
     "cache_mb": _Checker.not_negative,
 }

@@ -27,8 +27,9 @@ from .report.collect import collect
 from .report.html import write_report
 from .report.table import frozen_lines, plan_table, summary
 from .section import PruneSection
-from .sensitivity.analysis import analyse, check_baseline, fingerprint
+from .sensitivity.analysis import Analysis, check_baseline, fingerprint
 from .sensitivity.store import SensitivityFile, open_sensitivity
+from .sensitivity.team import Team
 
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
 # used only where the ones before do not leave enough to prune.
@@ -64,6 +65,7 @@ class PruningRun:
     folder: Path
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
+    team: Team = field(default_factory=Team)
 
     def run(self, optimizer: paddle.optimizer.Optimizer | None = None) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` the model is left as it is.
@@ -153,33 +155,42 @@ class PruningRun:
         key, value = section.target
         assert isinstance(value, float)
 
-        def measure(stop_loss: float) -> dict[str, Curve]:
-            self.logger.info(
-                f"prune: sensitivity of {len(groups)} layers on {evaluation.images} images, "
-                f"each until its loss exceeds {stop_loss:g}; kept in {file.json_path}"
-            )
-            analyse(
-                network.model, network.graph, groups, file, evaluation, evaluation.images,
-                section.criterion, section.sensitivity.ratios, section.round_to, stop_loss,
-                recalibration,
-            )  # fmt: skip
+        analysis = Analysis(
+            network.model, network.graph, file, evaluation, evaluation.images,
+            section.criterion, section.sensitivity.ratios, section.round_to, recalibration,
+            self.team,
+        )  # fmt: skip
+
+        def curves() -> dict[str, Curve]:
             return {group.name: file.curve(group.name) for group in groups}
 
         if key == "max_loss":
+            self._announce(groups, file, f"bisected where the loss of a layer passes {value:g}")
+            analysis.bisect(groups, value)
             sizes = {group.name: group.size for group in groups}
-            return widths_by_max_loss(measure(value), sizes, value, section.round_to)
+            return widths_by_max_loss(curves(), sizes, value, section.round_to)
         sizes = {group.name: group.size for group in network.graph.groups}
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {g.name: Curve((section.sensitivity.ratios[-1],), (0.0,)) for g in groups}
         widths_by_budget(deepest, sizes, self._cost, value, section.round_to, key)
-        for stop_loss in _STOP_LOSSES[:-1]:
+        stated = section.sensitivity.stop_loss
+        for stop_loss in _STOP_LOSSES if stated is None else (stated,):
+            self._announce(groups, file, f"each layer until its loss exceeds {stop_loss:g}")
+            analysis.rising(groups, stop_loss)
             try:
-                curves = measure(stop_loss)
-                return widths_by_budget(curves, sizes, self._cost, value, section.round_to, key)
+                return widths_by_budget(curves(), sizes, self._cost, value, section.round_to, key)
             except PruneError as error:
+                if stop_loss in (stated, _STOP_LOSSES[-1]):
+                    raise
                 self.logger.info(f"prune: {key} {value:g} is out of reach so far: {error}")
-        curves = measure(_STOP_LOSSES[-1])
-        return widths_by_budget(curves, sizes, self._cost, value, section.round_to, key)
+        raise AssertionError("the last stop loss either returns or raises")
+
+    def _announce(self, groups: Sequence[ChannelGroup], file: SensitivityFile, extent: str) -> None:
+        assert self.evaluation is not None
+        self.logger.info(
+            f"prune: sensitivity of {len(groups)} layers on {self.evaluation.images} images, "
+            f"{extent}; every point is kept in {file.json_path}"
+        )
 
     def _cost(self, widths: Mapping[str, int]) -> int:
         """What the target counts, for any widths: exact."""
