@@ -17,19 +17,19 @@ from . import surgery
 from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .network import Network, apply_checked, make_plan
-from .plan import PruningPlan
+from .plan import PruningPlan, load_plan
 from .ratios.budget import Curve, widths_by_budget, widths_by_max_loss
 from .ratios.feasibility import feasibility
 from .ratios.rounding import width_for_ratio
 from .ratios.uniform import ratio_of
-from .recovery.batch_norm import BatchNormRecalibration
+from .recovery.batch_norm import BatchNormRecalibration, load_buffers, save_buffers
 from .report.collect import collect
 from .report.html import write_report
 from .report.table import frozen_lines, plan_table, summary
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, fingerprint
 from .sensitivity.store import SensitivityFile, open_sensitivity
-from .sensitivity.team import Team
+from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
 
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
 # used only where the ones before do not leave enough to prune.
@@ -54,7 +54,7 @@ class PruningRun:
     ``evaluation`` is None where there is no evaluation set; every item of ``calibration`` runs one
     training batch through the model, to re-estimate batch norms; ``folder`` takes the sensitivity
     file, the plan and the report; ``source`` names where the section is written, for messages;
-    ``versions`` are those of the caller's software, for the report.
+    ``versions`` are those of the caller's software, for the report; ``team``: who else works on it.
     """
 
     network: Network
@@ -76,6 +76,36 @@ class PruningRun:
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
         """
+        if self.team.rank != 0:
+            return self._follow(optimizer)
+        try:
+            plan = self._lead(optimizer)
+        except BaseException:
+            self.team.post(FAILED)
+            raise
+        self.team.post(FINISHED)
+        return plan
+
+    def _follow(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
+        """What the other ranks do: help to measure, then do as rank 0 did."""
+        network, section = self.network, self.section
+        groups = network.prunable(section, self.source)
+        recalibration = BatchNormRecalibration(network.model, self.calibration)
+        if section.target[0] != "ratio":
+            self._analysis(self._sensitivity_file(groups), recalibration).follow()
+        if self.team.wait(*ENDINGS) == FAILED:
+            raise PruneError("rank 0 could not prune the model; its message says why")
+        plan = load_plan(self.folder / "plan.prune.json")
+        if not section.dry_run:
+            apply_checked(network, plan, optimizer)
+            load_buffers(network.model, self._buffers_path())
+        return plan
+
+    def _buffers_path(self) -> Path:
+        assert self.team.folder is not None
+        return self.team.folder / "buffers.npz"
+
+    def _lead(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_kept_whole()
@@ -94,6 +124,8 @@ class PruningRun:
             self.logger.info(line)
         undo = apply_checked(network, plan, None if section.dry_run else optimizer)
         recalibration.apply(network.graph, plan.groups, undo)
+        if self.team.size > 1:
+            save_buffers(network.model, self._buffers_path())
         after = evaluation() if evaluation is not None else None
         metric = evaluation.metric if evaluation is not None else None
         self.logger.info(f"prune: {summary(plan, metric, baseline, after)}")
@@ -121,8 +153,8 @@ class PruningRun:
                 f"prune: operation {op} ({count}x) has no rule; what reaches it is kept"
             )
 
-    def _measured_baseline(self, groups: Sequence[ChannelGroup]) -> SensitivityFile:
-        """The sensitivity file of this run, with the metric of the unpruned model in it."""
+    def _sensitivity_file(self, groups: Sequence[ChannelGroup]) -> SensitivityFile:
+        """The sensitivity file that belongs to this run."""
         section, evaluation = self.section, self.evaluation
         if evaluation is None:
             raise PruneError(
@@ -136,7 +168,12 @@ class PruningRun:
         belongs = fingerprint(
             model, section.criterion, evaluation.metric, evaluation.data, len(self.calibration)
         )
-        file = open_sensitivity(path, belongs, groups, names)
+        return open_sensitivity(path, belongs, groups, names)
+
+    def _measured_baseline(self, groups: Sequence[ChannelGroup]) -> SensitivityFile:
+        """The sensitivity file, with the metric of the unpruned model in it."""
+        file, evaluation = self._sensitivity_file(groups), self.evaluation
+        assert evaluation is not None
         if file.baseline is None:
             self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")
             file.baseline = evaluation()
@@ -144,22 +181,26 @@ class PruningRun:
         self.logger.info(f"prune: {evaluation.metric} of the unpruned model: {file.baseline:.4f}")
         return file
 
+    def _analysis(self, file: SensitivityFile, recalibration: BatchNormRecalibration) -> Analysis:
+        assert self.evaluation is not None
+        section, network = self.section, self.network
+        return Analysis(
+            network.model, network.graph, file, self.evaluation, self.evaluation.images,
+            section.criterion, section.sensitivity.ratios, section.round_to, recalibration,
+            self.team,
+        )  # fmt: skip
+
     def _widths_by_curves(
         self,
         groups: Sequence[ChannelGroup],
         file: SensitivityFile,
         recalibration: BatchNormRecalibration,
     ) -> dict[str, int]:
-        section, network, evaluation = self.section, self.network, self.evaluation
-        assert evaluation is not None
+        section, network = self.section, self.network
         key, value = section.target
         assert isinstance(value, float)
 
-        analysis = Analysis(
-            network.model, network.graph, file, evaluation, evaluation.images,
-            section.criterion, section.sensitivity.ratios, section.round_to, recalibration,
-            self.team,
-        )  # fmt: skip
+        analysis = self._analysis(file, recalibration)
 
         def curves() -> dict[str, Curve]:
             return {group.name: file.curve(group.name) for group in groups}

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import paddle.distributed as dist
 
 from ..errors import PruneError, exiting_on_error
 from ..section import PruneSection
 from ..workflow import PruningRun
 from . import config as config_hook
+from .calibration import calibration_batches
 from .calls import training_forward
 from .evaluation import PaddleOCREvaluation
+from .ranks import gather
 from .state import inner, plan_of, set_plan
 from .tree import tree_version
 from .weights import network_of
@@ -61,13 +60,8 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             "prune more, start from the unpruned weights with a larger target."
         )
     _require_trained(section, settings, source)
-    if dist.get_world_size() > 1 and section.target[0] != "ratio":
-        raise PruneError(
-            f"{source}: Prune.{section.target[0]} measures sensitivity, which runs in one process. "
-            "Run once without paddle.distributed.launch and with Prune.dry_run=true, then train "
-            "on several devices with Prune.ratio, or export the plan and train its result."
-        )
     folder = Path(settings["save_model_dir"]) / "prune"
+    team = gather(folder)
     loader = arguments["valid_dataloader"]
     evaluation = (
         PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
@@ -80,10 +74,14 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             section,
             source,
             evaluation,
-            _calibration(arguments, section.bn_batches),
+            [
+                functools.partial(training_forward, inner(model), batch, config)
+                for batch in calibration_batches(arguments, section.bn_batches, folder, team)
+            ],
             folder,
             logger,
             _versions(module),
+            team,
         ).run(arguments["optimizer"])
     finally:
         if evaluation is not None:
@@ -98,13 +96,6 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if indicator in best:
         best[indicator] = 0
     return True
-
-
-def _calibration(arguments: Mapping[str, Any], count: int) -> list[Callable[[], object]]:
-    """Calls that run the first training batches through the model, the same ones each time."""
-    model, config = inner(arguments["model"]), arguments["config"]
-    batches = itertools.islice(arguments["train_dataloader"], count)
-    return [functools.partial(training_forward, model, batch, config) for batch in batches]
 
 
 def _versions(program: ModuleType) -> dict[str, str]:

@@ -12,6 +12,7 @@ after their batch norms were adapted is from EagleEye, Li et al., ECCV 2020.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,15 @@ class BatchNormRecalibration:
                 self._tensor(name).set_value(array)
             for layer, mode in modes:
                 layer.training = mode
+
+
+def save_buffers(model: paddle.nn.Layer, path: Path) -> None:
+    """Write the model's buffers (running statistics) for the other processes."""
+    np.savez(path, **{name: tensor.numpy() for name, tensor in model.named_buffers()})
+
+
+def load_buffers(model: paddle.nn.Layer, path: Path) -> None:
+    """Take over buffers of the same shapes from another process."""
+    with np.load(path, allow_pickle=False) as content:
+        for name, tensor in model.named_buffers():
+            tensor.set_value(content[name])

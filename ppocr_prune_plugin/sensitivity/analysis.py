@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import paddle
 from tqdm import tqdm
@@ -18,7 +20,7 @@ from ..plan import GroupPlan
 from ..ratios.rounding import width_for_ratio
 from ..recovery.batch_norm import BatchNormRecalibration
 from .store import Point, SensitivityFile
-from .team import Team
+from .team import ENDINGS, Team
 
 Evaluate = Callable[[], float]
 """Evaluate the live model; the main metric, higher is better."""
@@ -70,6 +72,20 @@ def planned_ratios(group: ChannelGroup, ratios: Sequence[float], round_to: int) 
 
 
 @dataclass(frozen=True)
+class Job:
+    """Groups to measure: with rising ratios up to a loss, or by bisection around one."""
+
+    kind: str
+    value: float
+    groups: tuple[str, ...]
+
+
+def part(folder: Path, rank: int) -> Path:
+    """The sensitivity file of one process of several."""
+    return folder / f"rank{rank}.pickle"
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Measures points of one model into one file.
 
@@ -90,21 +106,45 @@ class Analysis:
 
     def rising(self, groups: Sequence[ChannelGroup], stop_loss: float) -> None:
         """Ratios rise until a group's loss exceeds ``stop_loss``; the rest is skipped."""
-        self._all(groups, f"rising-{stop_loss:g}", lambda g: self._rise(g, stop_loss))
+        self._lead(Job("rising", stop_loss, tuple(group.name for group in groups)))
 
     def bisect(self, groups: Sequence[ChannelGroup], max_loss: float) -> None:
         """Find the two neighbouring ratios between which each group's loss passes ``max_loss``."""
-        self._all(groups, f"bisect-{max_loss:g}", lambda g: self._bisect(g, max_loss))
+        self._lead(Job("bisect", max_loss, tuple(group.name for group in groups)))
 
-    def _all(
-        self, groups: Sequence[ChannelGroup], job: str, measure: Callable[[ChannelGroup], None]
-    ) -> None:
-        with tqdm(groups, desc="prune: sensitivity", unit="layer") as bar:
-            for group in bar:
-                bar.set_postfix_str(group.name)
-                if self.team.claim(f"{job}-{group.name}"):
-                    self.file.points.setdefault(group.name, {})
-                    measure(group)
+    def _lead(self, job: Job) -> None:
+        """Do a job with whoever is on the team, and collect what they found."""
+        self.file.save()  # where the others begin
+        name = self.team.post_next("job", json.dumps(asdict(job)))
+        self._work(name, job)
+        for rank in self.team.others:
+            assert self.team.folder is not None
+            self.team.wait(f"done-{name}-{rank}")
+            self.file.merge(self.file.reopened(part(self.team.folder, rank)))
+        self.file.save()
+
+    def follow(self) -> None:
+        """Help rank 0 with its jobs until it has finished or failed."""
+        assert self.team.folder is not None
+        main, number = self.file.path, 0
+        while self.team.wait(f"job-{number}", *ENDINGS) not in ENDINGS:
+            name = f"job-{number}"
+            raw = json.loads(self.team.read(name))
+            self.file.merge(self.file.reopened(main))
+            self.file.path = part(self.team.folder, self.team.rank)
+            self._work(name, Job(raw["kind"], raw["value"], tuple(raw["groups"])))
+            self.team.post(f"done-{name}-{self.team.rank}")
+            number += 1
+
+    def _work(self, task: str, job: Job) -> None:
+        """Measure the groups of a job that no other process has taken."""
+        step = self._rise if job.kind == "rising" else self._bisect
+        with tqdm(job.groups, desc="prune: sensitivity", unit="layer") as bar:
+            for name in bar:
+                bar.set_postfix_str(name)
+                if self.team.claim(f"{task}-{name}"):
+                    self.file.points.setdefault(name, {})
+                    step(self.graph[name], job.value)
         self.file.save()
 
     def _rise(self, group: ChannelGroup, stop_loss: float) -> None:

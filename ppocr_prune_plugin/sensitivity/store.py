@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,24 @@ class SensitivityFile:
         """The measured curve of a group."""
         items = sorted(self.points.get(group, {}).items())
         return Curve(tuple(r for r, _ in items), tuple(p.loss for _, p in items))
+
+    def merge(self, other: SensitivityFile) -> None:
+        """Take over what another file has and this one has not."""
+        if self.baseline is None:
+            self.baseline = other.baseline
+        for name, points in other.points.items():
+            mine = self.points.setdefault(name, {})
+            for ratio, point in points.items():
+                mine.setdefault(ratio, point)
+            skipped = {*self.skipped.get(name, []), *other.skipped.get(name, [])}
+            self.skipped[name] = sorted(skipped - set(mine))
+
+    def reopened(self, path: Path) -> SensitivityFile:
+        """Another file that belongs to the same, as it is on disk; empty where there is none."""
+        other = replace(self, path=path, points={}, skipped={})
+        if other.json_path.exists():
+            _read_json(other)
+        return other
 
     def save(self) -> None:
         """Write both files; each is complete or as it was before."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ..plan import write_atomically
 
+# What rank 0 posts at the end.
+FINISHED, FAILED = ENDINGS = ("finished", "failed")
+
 _POLL_SECONDS = 0.2
 
 
@@ -34,10 +37,28 @@ class Team:
             return False
         return True
 
+    @property
+    def others(self) -> range:
+        """Ranks besides the first."""
+        return range(1, self.size)
+
     def post(self, name: str, content: str = "") -> None:
         """Tell the others something."""
         if self.folder is not None:
             write_atomically(self.folder / name, content)
+
+    def post_next(self, name: str, content: str) -> str:
+        """Post under the first free one of ``name-0``, ``name-1``, …; returns that."""
+        number = 0
+        while self.folder is not None and (self.folder / f"{name}-{number}").exists():
+            number += 1
+        self.post(f"{name}-{number}", content)
+        return f"{name}-{number}"
+
+    def read(self, name: str) -> str:
+        """What was posted under a name."""
+        assert self.folder is not None
+        return (self.folder / name).read_text(encoding="utf-8")
 
     def wait(self, *names: str) -> str:
         """The first of these to be posted."""
