@@ -60,5 +60,13 @@ def _in_tools_folder(path: str) -> bool:
 
 
 def _script() -> str:
-    argv = getattr(sys, "argv", None)
-    return argv[0] if argv else ""
+    """The script that Python is about to run, also as ``python -m tools.train``."""
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] != "-m":
+        return argv[0]
+    # The module is not looked up yet; `-m` may stand in a cluster of flags, such as `-um`.
+    words = getattr(sys, "orig_argv", [])
+    for flag, module in zip(words, words[1:], strict=False):
+        if flag[:1] == "-" and flag[-1:] == "m":
+            return module.replace(".", "/") + ".py"
+    return ""
