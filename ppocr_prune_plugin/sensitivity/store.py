@@ -133,22 +133,61 @@ def open_sensitivity(
     return file
 
 
+def load_sensitivity(path: Path) -> SensitivityFile:
+    """Read a finished file as it is, whatever it belongs to.
+
+    Args:
+        path: the ``.pickle`` or the ``.json`` of a pair.
+
+    Raises:
+        PruneError: there is no such pair, or its JSON is damaged.
+    """
+    if path.suffix == ".json":
+        stem = "sen" if path.name == "sensitivity.json" else path.stem
+        path = path.with_name(stem + ".pickle")
+    source = json_path(path)
+    if not source.exists():
+        raise PruneError(f"{source}: there is no such sensitivity file.")
+    file = SensitivityFile(path, {}, {})
+    content = _parsed(file)
+    file.fingerprint = dict(content["fingerprint"])
+    file.weight_names = {name: str(g["weight"]) for name, g in content["groups"].items()}
+    _take(file, content)
+    return file
+
+
 def _read_json(file: SensitivityFile) -> None:
+    content = _parsed(file)
+    for item, expected in file.fingerprint.items():
+        found = content["fingerprint"].get(item)
+        if found != expected:
+            raise PruneError(
+                f"{file.json_path}: this sensitivity file belongs to another {item}: it says "
+                f"{found!r}, this run has {expected!r}. {_mend(file)}"
+            )
+    _take(file, content)
+
+
+def _parsed(file: SensitivityFile) -> dict[str, Any]:
+    """The JSON half, with its outline checked."""
     source = file.json_path
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise PruneError(
-                f"{source}: format is {content['format']!r}, but this version reads {FORMAT!r}. "
-                f"{_mend(file)}"
-            )
-        found = content["fingerprint"]
-        for item, expected in file.fingerprint.items():
-            if found.get(item) != expected:
-                raise PruneError(
-                    f"{source}: this sensitivity file belongs to another {item}: it says "
-                    f"{found.get(item)!r}, this run has {expected!r}. {_mend(file)}"
-                )
+        known = content["format"]
+        if known == FORMAT:
+            dict(content["fingerprint"]), dict(content["groups"]), content["baseline"]
+            return dict(content)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise PruneError(
+            f"{source}: damaged ({type(error).__name__}: {error}). {_mend(file)}"
+        ) from error
+    raise PruneError(
+        f"{source}: format is {known!r}, but this version reads {FORMAT!r}. {_mend(file)}"
+    )
+
+
+def _take(file: SensitivityFile, content: Mapping[str, Any]) -> None:
+    try:
         file.baseline = content["baseline"]
         for name, group in content["groups"].items():
             file.points[name] = {
@@ -156,11 +195,9 @@ def _read_json(file: SensitivityFile) -> None:
                 for ratio, p in group["points"].items()
             }
             file.skipped[name] = [float(ratio) for ratio in group["skipped"]]
-    except PruneError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PruneError(
-            f"{source}: damaged ({type(error).__name__}: {error}). {_mend(file)}"
+            f"{file.json_path}: damaged ({type(error).__name__}: {error}). {_mend(file)}"
         ) from error
 
 
