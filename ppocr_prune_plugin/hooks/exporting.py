@@ -25,7 +25,8 @@ _LAST_WITH_OLD_IR = "3.0."
 
 def patch(module: ModuleType) -> None:
     """Wrap ``export_single_model`` of ``ppocr.utils.export_model``."""
-    wrap(module)
+    if hasattr(module, "export_single_model"):
+        wrap(module)
 
 
 def patch_older_tool() -> None:

@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import PruneError, exiting_on_error
+from ..gradients import Array, batch_gradients
 from ..section import PruneSection
+from ..sensitivity.team import Team
 from ..workflow import PruningRun
 from . import config as config_hook
 from .calibration import calibration_batches
@@ -23,7 +25,9 @@ from .weights import network_of
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap ``train``."""
+    """Wrap ``train``; the config hook reports a tree without it."""
+    if not hasattr(module, "train"):
+        return
     module.train = _wrap_train(module.train, module)  # type: ignore[attr-defined]
 
 
@@ -78,6 +82,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
                 functools.partial(training_forward, inner(model), batch, config)
                 for batch in calibration_batches(arguments, section.bn_batches, folder, team)
             ],
+            functools.partial(_gradients, section, arguments, folder, team),
             folder,
             logger,
             _versions(module),
@@ -96,6 +101,19 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if indicator in best:
         best[indicator] = 0
     return True
+
+
+def _gradients(
+    section: PruneSection, arguments: Mapping[str, Any], folder: Path, team: Team
+) -> list[dict[str, Array]]:
+    """Gradients of the training loss, for each calibration batch by itself; at least for one."""
+    model, config = inner(arguments["model"]), arguments["config"]
+    batches = calibration_batches(arguments, max(section.bn_batches, 1), folder, team)
+
+    def loss(batch: Any) -> Any:
+        return arguments["loss_class"](training_forward(model, batch, config), batch)["loss"]
+
+    return batch_gradients(model, [functools.partial(loss, batch) for batch in batches])
 
 
 def _versions(program: ModuleType) -> dict[str, str]:

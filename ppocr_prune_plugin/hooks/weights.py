@@ -29,7 +29,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap ``load_model`` and ``save_model``."""
+    """Wrap ``load_model`` and ``save_model``; the config hook reports a tree without them."""
+    if not (hasattr(module, "load_model") and hasattr(module, "save_model")):
+        return
     module.load_model = _wrap_load(module.load_model, module)  # type: ignore[attr-defined]
     module.save_model = _wrap_save(module.save_model)  # type: ignore[attr-defined]
 
