@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from . import surgery
-from .criteria import group_importance, kept_by_importance
+from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
@@ -77,16 +77,20 @@ def inspect(model: paddle.nn.Layer, inputs: Sequence[Any], fused: Sequence[str] 
     return Network(model, inputs, build_graph(model, inputs), cost_model(model, inputs, fused))
 
 
-def make_plan(network: Network, widths: Mapping[str, int], criterion: str) -> PruningPlan:
-    """Choose which channels stay, by the criterion, on the weights that the model has now."""
+def make_plan(network: Network, widths: Mapping[str, int], ranker: Ranker) -> PruningPlan:
+    """Choose which channels stay, by the criterion, on the weights that the model has now.
+
+    Raises:
+        PruneError: the criterion fails.
+    """
     arrays = {name: tensor.numpy() for name, tensor in network.model.state_dict().items()}
     items = []
     for group in network.graph.groups:
         width = widths.get(group.name, group.size)
         if width < group.size:
-            kept = kept_by_importance(group_importance(group, arrays, criterion), width)
+            kept = ranker.rank(group, arrays).kept(width)
             items.append(GroupPlan(group.name, group.size, kept, width))
-    return plan_of(network, criterion, items)
+    return plan_of(network, ranker.name, items)
 
 
 def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> PruningPlan:

@@ -6,17 +6,24 @@ the program never meets a wrong type or a forgotten key.
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from .errors import PruneError, did_you_mean
 
-CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "random")
+CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "random")
+CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params")
 
 Target: TypeAlias = float | dict[str, float]
+
+# package.module:Class, or a pruner of PaddleSlim's.
+_OUTSIDE_CRITERION = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*|paddleslim\.[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,13 @@ class PruneSection:
             if value is not None:
                 return name, value
         raise PruneError(f"Prune says not how much to prune: set one of {', '.join(TARGETS)}.")
+
+
+@functools.cache
+def registered_criteria() -> dict[str, str]:
+    """Criteria of other installed packages: entry point name → ``package.module:name``."""
+    found = importlib.metadata.entry_points(group=CRITERIA_ENTRY_POINTS)
+    return {point.name: point.value for point in found}
 
 
 def parse_section(raw: object, source: str) -> PruneSection:
@@ -202,10 +216,18 @@ class _Checker:
         return self.integer(key, value, 0)
 
     def criterion(self, key: str, value: object) -> str:
-        if isinstance(value, str) and value in CRITERIA:
-            return value
-        hint = did_you_mean(value, CRITERIA)
-        raise self.fail(key, f"must be one of {', '.join(CRITERIA)}, found {_show(value)}{hint}.")
+        """A name as such; whether there is anything behind it shows when it is resolved."""
+        if isinstance(value, str):
+            if value in CRITERIA or _OUTSIDE_CRITERION.fullmatch(value):
+                return value
+            if value in registered_criteria():
+                return value
+        known = [*CRITERIA, *registered_criteria()]
+        raise self.fail(
+            key,
+            f"must be one of {', '.join(known)}, package.module:Class or paddleslim.Class,"
+            f" found {_show(value)}{did_you_mean(value, known)}.",
+        )
 
     def path(self, key: str, value: object) -> str:
         if isinstance(value, str) and value.strip():

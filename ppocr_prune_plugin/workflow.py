@@ -5,6 +5,7 @@ Knows nothing of PaddleOCR: a network, an evaluation and a section go in.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Protocol
 import paddle
 
 from . import surgery
+from .criteria import Arrays, Context, Ranker
 from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .network import Network, apply_checked, make_plan
@@ -52,9 +54,11 @@ class PruningRun:
     """One pruning of one live model.
 
     ``evaluation`` is None where there is no evaluation set; every item of ``calibration`` runs one
-    training batch through the model, to re-estimate batch norms; ``folder`` takes the sensitivity
-    file, the plan and the report; ``source`` names where the section is written, for messages;
-    ``versions`` are those of the caller's software, for the report; ``team``: who else works on it.
+    training batch through the model, to re-estimate batch norms; ``gradients`` gives, for each of
+    some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
+    takes the sensitivity file, the plan and the report; ``source`` names where the section is
+    written, for messages; ``versions`` are those of the caller's software, for the report;
+    ``team``: who else works on it.
     """
 
     network: Network
@@ -62,6 +66,7 @@ class PruningRun:
     source: str
     evaluation: Evaluation | None
     calibration: Sequence[Callable[[], object]]
+    gradients: Callable[[], Sequence[Arrays]]
     folder: Path
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +91,14 @@ class PruningRun:
         self.team.post(FINISHED)
         return plan
 
+    @functools.cached_property
+    def _ranker(self) -> Ranker:
+        """The criterion; it has seen the unpruned network."""
+        network, ranker = self.network, Ranker(self.section.criterion)
+        groups = network.graph.groups
+        ranker.prepare(Context(network.model, network.inputs, groups, self.gradients))
+        return ranker
+
     def _follow(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network, section = self.network, self.section
@@ -109,6 +122,7 @@ class PruningRun:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_kept_whole()
+        _ = self._ranker  # what is wrong with it is said before hours of measuring
         recalibration = BatchNormRecalibration(network.model, self.calibration)
         baseline, file = None, None
         if section.target[0] == "ratio":
@@ -118,7 +132,7 @@ class PruningRun:
             file = self._measured_baseline(groups)
             baseline = file.baseline
             widths = self._widths_by_curves(groups, file, recalibration)
-        plan = make_plan(network, widths, section.criterion)
+        plan = make_plan(network, widths, self._ranker)
         plan.save(self.folder / "plan.prune.json")
         for line in plan_table(groups, plan, _predicted_losses(groups, widths, file)):
             self.logger.info(line)
@@ -166,7 +180,11 @@ class PruningRun:
         model = self.network.model
         names = {structured: tensor.name for structured, tensor in model.named_parameters()}
         belongs = fingerprint(
-            model, section.criterion, evaluation.metric, evaluation.data, len(self.calibration)
+            model,
+            self._ranker.identity,
+            evaluation.metric,
+            evaluation.data,
+            len(self.calibration),
         )
         return open_sensitivity(path, belongs, groups, names)
 
@@ -186,7 +204,7 @@ class PruningRun:
         section, network = self.section, self.network
         return Analysis(
             network.model, network.graph, file, self.evaluation, self.evaluation.images,
-            section.criterion, section.sensitivity.ratios, section.round_to, recalibration,
+            self._ranker, section.sensitivity.ratios, section.round_to, recalibration,
             self.team,
         )  # fmt: skip
 

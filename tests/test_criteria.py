@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from paddle import nn
 
-from ppocr_prune_plugin.criteria import fpgm, group_importance, kept_by_importance, l1, l2
+from ppocr_prune_plugin.criteria import fpgm, kept_by_importance, l1, l2, resolve
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.groups import ChannelGroup, build_graph
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio, widths
@@ -69,31 +69,31 @@ def residual() -> tuple[ChannelGroup, dict[str, np.ndarray]]:
     return group, arrays
 
 
-def test_every_layer_that_makes_the_channels_has_a_say(
-    residual: tuple[ChannelGroup, dict[str, np.ndarray]],
-) -> None:
-    """Scores relative to each layer's mean: the scale of its weights does not matter."""
+def scores(name: str, group: ChannelGroup, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return resolve(name).importance(group, arrays)
+
+
+def test_the_root_decides(residual: tuple[ChannelGroup, dict[str, np.ndarray]]) -> None:
+    """Both of its filters per channel: a grouped convolution reads the sum."""
     group, arrays = residual
-    assert group.size == 3 and {m.parameter for m in group.producers} == {
-        "stem.weight",
-        "body.weight",
-    }
-    stem = [np.abs(arrays["stem.weight"][[i, i + 3]]).mean() for i in range(3)]
-    body = [np.abs(arrays["body.weight"][:, i]).mean() for i in range(3)]
-    expected = np.array(stem) / np.mean(stem) + np.array(body) / np.mean(body)
-    assert np.allclose(group_importance(group, arrays, "l1"), expected)
-    louder = {**arrays, "body.weight": 100 * arrays["body.weight"]}
+    assert group.size == 3 and group.root.parameter == "stem.weight"
+    assert {m.parameter for m in group.producers} == {"stem.weight", "body.weight"}
+    stem = arrays["stem.weight"]
+    expected = [np.abs(stem[[i, i + 3]]).mean() for i in range(3)]
+    assert np.allclose(scores("l1", group, arrays), expected)
+    pairs = np.concatenate([stem[:3], stem[3:]], axis=1).reshape(3, -1)
+    distances = [sum(np.linalg.norm(a - b) for b in pairs) for a in pairs]
+    assert np.allclose(scores("fpgm", group, arrays), distances)
+    other = {**arrays, "body.weight": arrays["body.weight"][:, ::-1]}
     for criterion in ("l1", "l2", "fpgm"):
-        quiet = group_importance(group, arrays, criterion)
-        assert np.allclose(group_importance(group, louder, criterion), quiet), criterion
-    dead = {**arrays, "body.weight": 0 * arrays["body.weight"]}
-    assert np.allclose(group_importance(group, dead, "l1"), np.array(stem) / np.mean(stem))
+        unchanged = scores(criterion, group, arrays)
+        assert np.array_equal(scores(criterion, group, other), unchanged), criterion
 
 
 def test_bn_scale(residual: tuple[ChannelGroup, dict[str, np.ndarray]]) -> None:
     group, arrays = residual
     scales = np.abs(arrays["norm.weight"]).reshape(2, 3).mean(axis=0)
-    assert np.allclose(group_importance(group, arrays, "bn_scale"), scales / scales.mean())
+    assert np.allclose(scores("bn_scale", group, arrays), scales / scales.mean())
 
 
 def test_bn_scale_needs_a_batch_norm() -> None:
@@ -101,15 +101,15 @@ def test_bn_scale_needs_a_batch_norm() -> None:
     (group,) = build_graph(model, [([1, 3, 4, 4], "float32")]).groups
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     with pytest.raises(PruneError, match="bn_scale needs a batch norm .* 0 has none"):
-        group_importance(group, arrays, "bn_scale")
+        scores("bn_scale", group, arrays)
 
 
 def test_random_is_the_same_in_every_run(
     residual: tuple[ChannelGroup, dict[str, np.ndarray]],
 ) -> None:
     group, arrays = residual
-    first = group_importance(group, arrays, "random")
-    assert np.array_equal(first, group_importance(group, arrays, "random"))
+    first = scores("random", group, arrays)
+    assert np.array_equal(first, scores("random", group, arrays))
     assert len(set(first.tolist())) == 3
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.cli import main
+from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
@@ -239,7 +240,7 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
 
     sizes = {group.name: group.size for group in network.graph.groups}
     rows = feasibility({"second": file.curve("second")}, sizes, cost, 4, (0.2, 0.4, 0.8))
-    plan = make_plan(network, {"second": 20}, "l1")
+    plan = make_plan(network, {"second": 20}, Ranker("l1"))
     report = collect(
         network.graph, groups, network.training_only, section, "net.yml", plan, file, rows,
         metric="acc", before=0.8, after=0.7, images=4,

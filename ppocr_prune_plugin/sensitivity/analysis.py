@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import paddle
 from tqdm import tqdm
 
 from .. import surgery
-from ..criteria import group_importance, kept_by_importance
+from ..criteria import Array, Ranker, Ranking
 from ..errors import PruneError
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import GroupPlan
@@ -98,7 +99,7 @@ class Analysis:
     file: SensitivityFile
     evaluate: Evaluate
     images: int
-    criterion: str
+    ranker: Ranker
     ratios: Sequence[float]
     round_to: int
     recalibration: BatchNormRecalibration
@@ -178,9 +179,7 @@ class Analysis:
         done = self.file.points[group.name]
         if ratio not in done:
             width = planned_ratios(group, self.ratios, self.round_to)[ratio]
-            arrays = {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}
-            kept = kept_by_importance(group_importance(group, arrays, self.criterion), width)
-            item = GroupPlan(group.name, group.size, kept, width)
+            item = GroupPlan(group.name, group.size, self._ranking(group).kept(width), width)
             undo = surgery.prune(self.model, self.graph, [item])
             try:
                 self.recalibration.apply(self.graph, [item], undo)
@@ -194,3 +193,17 @@ class Analysis:
                 self.file.skipped[group.name].remove(ratio)
             self.file.save()
         return done[ratio].loss
+
+    def _ranking(self, group: ChannelGroup) -> Ranking:
+        if group.name not in self._rankings:
+            self._rankings[group.name] = self.ranker.rank(group, self._arrays)
+        return self._rankings[group.name]
+
+    @functools.cached_property
+    def _rankings(self) -> dict[str, Ranking]:
+        return {}
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, Array]:
+        """The unpruned weights: between points the model is as it was."""
+        return {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}

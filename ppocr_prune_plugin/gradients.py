@@ -1,0 +1,59 @@
+"""Gradients of a loss, taken without leaving a trace in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+Array = npt.NDArray[Any]
+
+_SEED = 0  # of dropout: the same in every run and process
+
+
+def batch_gradients(
+    model: paddle.nn.Layer, losses: Sequence[Callable[[], paddle.Tensor]]
+) -> list[dict[str, Array]]:
+    """Parameter name → gradient, for each loss by itself.
+
+    The model runs as it trains. Its weights, buffers (running statistics), modes, and the state of
+    the random number generator are afterwards what they were, and no gradient is left.
+
+    Args:
+        model: the network.
+        losses: each runs one batch through the model and returns the loss, a scalar.
+    """
+    buffers = {name: buffer.numpy().copy() for name, buffer in model.named_buffers()}
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    state = paddle.get_rng_state()
+    result = []
+    model.train()
+    try:
+        paddle.seed(_SEED)
+        _clear(model)
+        for loss in losses:
+            loss().backward()
+            result.append(
+                {
+                    name: parameter.grad.numpy().astype(np.float32)
+                    for name, parameter in model.named_parameters()
+                    if parameter.grad is not None
+                }
+            )
+            _clear(model)
+        return result
+    finally:
+        _clear(model)
+        paddle.set_rng_state(state)
+        for layer, mode in modes:
+            layer.training = mode
+        for name, buffer in model.named_buffers():
+            buffer.set_value(buffers[name])
+
+
+def _clear(model: paddle.nn.Layer) -> None:
+    for parameter in model.parameters():
+        parameter.clear_gradient(set_to_zero=False)
