@@ -127,14 +127,18 @@ def find_groups(program: Program) -> ChannelGraph:
         flow.next_step()
         apply = find_rule(op.name)
         values = [*op.inputs, *op.captured]
+        reason = f"{where(op)}: no rule for this operation"
         if apply is not None and not op.captured:
-            apply(flow, op)
-            continue
+            try:
+                apply(flow, op)
+                continue
+            except Exception as error:  # a form of the operation that its rule does not foresee
+                reason = f"{where(op)}: its rule failed ({type(error).__name__})"
         if any(value is not None for value in values):
             unknown[op.name] = unknown.get(op.name, 0) + 1
         for value in values:
             if value is not None:
-                flow.fix_value(value, f"{where(op)}: no rule for this operation")
+                flow.fix_value(value, reason)
     for output in program.outputs:
         flow.fix_value(output, "it is an output of the network")
     return _collect(flow, program, unknown)

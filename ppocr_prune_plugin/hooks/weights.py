@@ -99,14 +99,19 @@ def _rebuild(
                 "left over from another run."
             )
         return None
-    if any(len(found[name]) != len(expected[name]) for name in common):
-        return None
-    network = network_of(config, model)
-    plan = (
-        _stated_plan(network, beside, found)
-        if beside.exists()
-        else _inferred_plan(network, path, found, logger)
-    )
+    if not beside.exists() and not all(_may_be_cut(found[n], expected[n]) for n in common):
+        return None  # wider somewhere: another dictionary or backbone, and nothing to trace for
+    try:
+        network = network_of(config, model)
+        plan = (
+            _stated_plan(network, beside, found)
+            if beside.exists()
+            else _inferred_plan(network, path, found, logger)
+        )
+    except Exception:
+        if beside.exists():
+            raise
+        return None  # not known to be pruned, and not ours to fail on
     if plan is None:
         return None
     surgery.resize(
@@ -116,6 +121,10 @@ def _rebuild(
     )
     logger.info(f"prune: rebuilt the pruned network of {path}: {summary(plan, None, None, None)}")
     return plan
+
+
+def _may_be_cut(found: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    return len(found) == len(whole) and all(a <= b for a, b in zip(found, whole, strict=True))
 
 
 def _stated_plan(network: Network, beside: Path, found: Shapes) -> PruningPlan:

@@ -1,0 +1,65 @@
+"""Several processes share an analysis, prune alike and train data-parallel (two ranks, gloo)."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.plan import load_plan
+
+
+def test_two_ranks_measure_what_one_would(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    det_config: Path,
+    det_weights: Path,
+    tmp_path: Path,
+) -> None:
+    options = [
+        "-c", det_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={det_weights}",
+        "Prune.max_loss=0.05", "Prune.sensitivity.samples=2", "Prune.sensitivity.ratios=[0.3,0.6]",
+        'Prune.skip=["neck.*","head.*","backbone.blocks[56]*"]', "Global.eval_batch_step=[0,1000]",
+    ]  # fmt: skip
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    logs = tmp_path / "logs"
+    two = tmp_path / "two"
+    done = run_tool(
+        [*launch, "--log_dir", logs, tree / "tools/train.py", *options,
+         f"Global.save_model_dir={two}"],
+        timeout=300,
+    )  # fmt: skip
+    written = "\n".join(p.read_text(errors="replace")[-3000:] for p in logs.glob("workerlog.*"))
+    assert done.returncode == 0, written
+    # Dynamic: each group was claimed once, by whichever rank came first, and both measured.
+    ranks = two / "prune" / "ranks"
+    second = json.loads((ranks / "rank1.json").read_text())["groups"]
+    whole = json.loads((two / "prune" / "sensitivity.json").read_text())
+    assert len(list(ranks.glob("claim-*"))) == len(whole["groups"])
+    assert 0 < len([g for g in second.values() if g["points"]]) <= len(whole["groups"])
+    assert (ranks / "finished").exists()
+    plan = load_plan(two / "latest.prune.json")
+    assert plan.flops.pruned > 0
+    assert any("epoch: [1/1]" in p.read_text(errors="replace") for p in logs.glob("workerlog.*"))
+
+    # One process, with the same calibration batches, measures the same and decides the same.
+    one = tmp_path / "one"
+    (one / "prune").mkdir(parents=True)
+    for batches in (two / "prune").glob("calibration-*.npz"):
+        (one / "prune" / batches.name).write_bytes(batches.read_bytes())
+    alone = run_tool(
+        [tree / "tools/train.py", *options, f"Global.save_model_dir={one}", "Prune.dry_run=true"]
+    )
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    single = json.loads((one / "prune" / "sensitivity.json").read_text())
+    assert single["groups"].keys() == whole["groups"].keys()
+    for name, group in single["groups"].items():
+        assert group["points"] == whole["groups"][name]["points"], name
+    assert load_plan(one / "prune" / "plan.prune.json").groups == plan.groups
+    # What rank 0 saved is the network of the plan.
+    shapes = read_shapes(two / "latest.pdparams")
+    trained = [s for n, s in shapes.items() if not n.endswith(("_mean", "_variance"))]
+    assert sum(math.prod(shape) for shape in trained) == plan.params.after
