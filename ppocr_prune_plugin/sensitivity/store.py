@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,26 +205,38 @@ def _take(file: SensitivityFile, content: Mapping[str, Any]) -> None:
 def _read_pickle(
     file: SensitivityFile, groups: Sequence[ChannelGroup], paddle_names: Mapping[str, str]
 ) -> None:
-    """A dictionary from elsewhere: nothing says what it belongs to but its weight names."""
+    """A file from elsewhere: nothing says what it belongs to but its weight names.
+
+    Layers that are not pruned here may be in it. The file as it was is kept beside ours.
+    """
     owners = {paddle_names[m.parameter]: group.name for group in groups for m in group.producers}
     content = load_pickle(file.path)
-    for weight, points in content.items():
-        if weight not in owners:
+    for weight in content:
+        if weight not in paddle_names.values():
             raise PruneError(
                 f"{file.path}: this sensitivity file belongs to another model: it has the weight "
-                f"{weight!r}, which no prunable layer of this one has. {_mend(file)}"
+                f"{weight!r}, which this one has not. {_mend(file)}"
             )
-        file.points[owners[weight]] = {float(r): Point(float(loss)) for r, loss in points.items()}
+    for weight, points in content.items():
+        if weight in owners:
+            own = file.points.setdefault(owners[weight], {})
+            own.update({ratio: Point(loss) for ratio, loss in points.items()})
+    original = file.path.with_name(file.path.name + ".original")
+    if not original.exists():
+        shutil.copy2(file.path, original)
 
 
 def load_pickle(path: Path) -> dict[str, dict[float, float]]:
-    """Read ``{weight_name: {ratio: loss}}`` without running code from the file.
+    """Read ``{weight_name: {ratio: loss}}``, as such or in the ``Status`` object that PaddleSlim's
+    ``FilterPruner.sensitive`` saves, without running code from the file.
 
     Raises:
         PruneError: the file is damaged or holds anything else.
     """
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        if isinstance(content, _Status):
+            content = content.sensitivies
         return {
             str(name): {float(ratio): float(loss) for ratio, loss in points.items()}
             for name, points in content.items()
@@ -231,8 +244,15 @@ def load_pickle(path: Path) -> dict[str, dict[float, float]]:
     except Exception as error:
         raise PruneError(
             f"{path}: not a sensitivity file ({type(error).__name__}: {error}). It should hold "
-            "{weight_name: {ratio: loss}}. Name another with Prune.sensitivity.file."
+            "{weight_name: {ratio: loss}}, or PaddleSlim's Status. Name another with "
+            "Prune.sensitivity.file."
         ) from error
+
+
+class _Status:
+    """Stands in for PaddleSlim's class; unpickling gives it the fields, no code of theirs runs."""
+
+    sensitivies: Mapping[str, Mapping[float, float]]  # spelled as they spell it
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -245,6 +265,8 @@ class _PlainUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "paddleslim" and name == "Status":
+            return _Status
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} does not belong in it")
         return super().find_class(module, name)
