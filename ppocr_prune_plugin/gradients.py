@@ -26,14 +26,16 @@ def batch_gradients(
         model: the network.
         losses: each runs one batch through the model and returns the loss, a scalar.
     """
-    buffers = {name: buffer.numpy().copy() for name, buffer in model.named_buffers()}
+    # Paddle counts running statistics among the parameters that are not trained.
+    updated = [p for p in model.parameters() if p.stop_gradient] + list(model.buffers())
+    values = [tensor.numpy().copy() for tensor in updated]
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     state = paddle.get_rng_state()
     result = []
     model.train()
     try:
         paddle.seed(_SEED)
-        _clear(model)
+        model.clear_gradients(set_to_zero=False)
         for loss in losses:
             loss().backward()
             result.append(
@@ -43,17 +45,12 @@ def batch_gradients(
                     if parameter.grad is not None
                 }
             )
-            _clear(model)
+            model.clear_gradients(set_to_zero=False)
         return result
     finally:
-        _clear(model)
+        model.clear_gradients(set_to_zero=False)
         paddle.set_rng_state(state)
         for layer, mode in modes:
             layer.training = mode
-        for name, buffer in model.named_buffers():
-            buffer.set_value(buffers[name])
-
-
-def _clear(model: paddle.nn.Layer) -> None:
-    for parameter in model.parameters():
-        parameter.clear_gradient(set_to_zero=False)
+        for tensor, value in zip(updated, values, strict=True):
+            tensor.set_value(value)

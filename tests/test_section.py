@@ -38,7 +38,7 @@ def test_every_key_is_read() -> None:
         pruned_flops=0.5,
         skip=("head.*",),
         round_to=4,
-        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, 0),
+        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0),
         dry_run=True,
         allow_untrained=True,
     )

@@ -27,8 +27,8 @@ from ..errors import PruneError, did_you_mean
 from ..graph.groups import ChannelGroup, Member
 from .interface import Array, Arrays, Context, filters
 
-# What PaddleSlim 2.6.0 imports and setuptools has dropped since.
-FORGOTTEN = ("pkg_resources",)
+# What PaddleSlim 2.6.0 imports and an environment of today may be without; it can do without, too.
+FORGOTTEN = ("pkg_resources", "pip")
 
 _PRUNERS = "paddleslim.dygraph.prune"
 _INSTALL = (
