@@ -9,7 +9,6 @@ import pytest
 from paddle import nn
 
 from ppocr_prune_plugin.criteria import fpgm, kept_by_importance, l1, l2, resolve
-from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.groups import ChannelGroup, build_graph
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio, widths
 
@@ -96,12 +95,11 @@ def test_bn_scale(residual: tuple[ChannelGroup, dict[str, np.ndarray]]) -> None:
     assert np.allclose(scores("bn_scale", group, arrays), scales / scales.mean())
 
 
-def test_bn_scale_needs_a_batch_norm() -> None:
+def test_bn_scale_falls_back_to_l1_without_a_batch_norm() -> None:
     model = nn.Sequential(nn.Conv2D(3, 4, 1), nn.Conv2D(4, 2, 1))
     (group,) = build_graph(model, [([1, 3, 4, 4], "float32")]).groups
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    with pytest.raises(PruneError, match="bn_scale needs a batch norm .* 0 has none"):
-        scores("bn_scale", group, arrays)
+    assert np.array_equal(scores("bn_scale", group, arrays), scores("l1", group, arrays))
 
 
 def test_random_is_the_same_in_every_run(

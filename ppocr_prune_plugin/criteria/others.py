@@ -6,30 +6,24 @@ import zlib
 
 import numpy as np
 
-from ..errors import PruneError
 from ..graph.flow import AFFINE
 from ..graph.groups import ChannelGroup, Member
 from .interface import Array, Arrays, filters
+from .norms import L1
 
 
 class BatchNormScale:
     """Scale of the batch norms behind the filters (Liu et al., "Network Slimming", ICCV 2017).
 
-    Several norms on the same channels count alike: each relative to its mean.
+    Several norms on the same channels count alike: each relative to its mean. Layers without a
+    batch norm, such as those of RSEFPN, are ranked by :class:`L1`.
     """
 
     def importance(self, group: ChannelGroup, arrays: Arrays) -> Array:
-        """Scores of the group's channels.
-
-        Raises:
-            PruneError: the group has no batch norm.
-        """
+        """Scores of the group's channels."""
         norms = _batch_norms(group, arrays)
         if not norms:
-            raise PruneError(
-                f"Prune.criterion: bn_scale needs a batch norm behind every pruned layer, and "
-                f"{group.name} has none. Use l1, l2 or fpgm, or add it to Prune.skip."
-            )
+            return L1().importance(group, arrays)
         total: Array = np.zeros(group.size)
         for norm in norms:
             scores = np.abs(filters(norm, arrays)).mean(axis=1, dtype=np.float64)
