@@ -72,6 +72,14 @@ def test_the_example_of_the_guide(case: Case, folder: Path) -> None:
     assert case.kept("l1", 5) != (2, 3, 4, 5, 6)
 
 
+def test_both_languages_show_the_same_code() -> None:
+    english, chinese = (
+        re.findall(r"```\w+\n.*?```", guide.read_text(encoding="utf-8"), re.S)
+        for guide in (GUIDE, GUIDE.with_name("criteria_ch.md"))
+    )
+    assert english == chinese and len(english) == 4
+
+
 def test_a_changed_source_is_another_criterion(folder: Path) -> None:
     body = (
         "class C:\n    def importance(self, group, arrays):\n        return np.arange(group.size)"
