@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +255,13 @@ def test_without_a_section_weights_are_byte_identical(tools: Tools, tmp_path: Pa
     assert not list((tmp_path / "on").rglob("*prune*"))
 
 
+def measured(file: Path) -> int:
+    """Points in a sensitivity file, which is whole whenever it is there."""
+    if not file.exists():
+        return 0
+    return sum(len(group["points"]) for group in json.loads(file.read_text())["groups"].values())
+
+
 def test_a_killed_analysis_goes_on_where_it_was(tools: Tools, tmp_path: Path) -> None:
     options = [
         f"Global.pretrained_model={tools.weights}",
@@ -264,17 +273,24 @@ def test_a_killed_analysis_goes_on_where_it_was(tools: Tools, tmp_path: Path) ->
     ]
     tools.train(tmp_path / "whole", *options)
     whole = json.loads((tmp_path / "whole/prune/sensitivity.json").read_text())
-    points = sum(len(group["points"]) for group in whole["groups"].values())
+    points = measured(tmp_path / "whole/prune/sensitivity.json")
     assert points >= 4
     assert not list((tmp_path / "whole").glob("*.pdparams")), "a dry run does not train"
 
-    # What a kill leaves behind is the file after some point: each is saved before the next.
-    half = json.loads((tmp_path / "whole/prune/sensitivity.json").read_text())
-    kept = dict(list(half["groups"].items())[:2])
-    half["groups"] = kept
+    # The same again, killed without warning once some points are on disk.
     folder = tmp_path / "again/prune"
-    folder.mkdir(parents=True)
-    (folder / "sensitivity.json").write_text(json.dumps(half))
+    command = [
+        *(sys.executable, tools.tree / "tools/train.py", "-c", tools.config, "-o"),
+        *("Global.use_gpu=false", f"Global.save_model_dir={tmp_path / 'again'}", *options),
+    ]
+    with open(tmp_path / "log", "wb") as log_file:
+        process = subprocess.Popen(command, stdout=log_file, stderr=log_file)
+    while process.poll() is None and measured(folder / "sensitivity.json") < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    survived = measured(folder / "sensitivity.json")
+    assert 2 <= survived < points, "killed too late to show anything"
     log = tools.train(tmp_path / "again", *options)
     again = json.loads((folder / "sensitivity.json").read_text())
     assert again == whole

@@ -52,7 +52,8 @@ def widths_by_max_loss(
     chosen = {}
     for name, curve in curves.items():
         wanted = sizes[name] * (1 - curve.largest_ratio(max_loss))
-        allowed = [width for width in widths(sizes[name], round_to) if width >= wanted - 1e-9]
+        # Ratios in files are rounded: a hundredth of a channel is none.
+        allowed = [width for width in widths(sizes[name], round_to) if width >= wanted - 0.01]
         chosen[name] = min(allowed)
     return chosen
 
