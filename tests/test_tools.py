@@ -97,7 +97,7 @@ def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_pruning_by_sensitivity_beats_uniform_random_pruning(
-    tools: Tools, pruned: Run, tmp_path: Path
+    tools: Tools, pruned: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = Run(
         tmp_path,
@@ -112,11 +112,13 @@ def test_pruning_by_sensitivity_beats_uniform_random_pruning(
     )
     ours = load_plan(pruned.folder / "latest.prune.json")
     theirs = load_plan(tmp_path / "latest.prune.json")
-    print(
-        f"\nhmean right after pruning: {pruned.right_after:.4f} (random {random.right_after:.4f}); "
-        f"after fine-tuning: {pruned.best:.4f} (random {random.best:.4f}); FLOPs removed: "
-        f"{ours.flops.pruned:.1%} (random {theirs.flops.pruned:.1%})"
-    )
+    with capsys.disabled():  # to be seen in every run
+        print(
+            f"\nhmean right after pruning: {pruned.right_after:.4f} "
+            f"(random {random.right_after:.4f}); "
+            f"after fine-tuning: {pruned.best:.4f} (random {random.best:.4f}); FLOPs removed: "
+            f"{ours.flops.pruned:.1%} (random {theirs.flops.pruned:.1%})"
+        )
     assert abs(ours.flops.pruned - SHARE) <= 0.01
     assert SHARE - 0.05 <= theirs.flops.pruned <= ours.flops.pruned  # random's task is no harder
     assert pruned.right_after > random.right_after
