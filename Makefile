@@ -30,8 +30,9 @@ lint: $(READY)
 env: $(READY)
 
 $(BASE): requirements/paddle.txt requirements/ocr.txt requirements/no-deps.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
-	  echo "Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
+	  echo "This environment, with what PaddleOCR 2.10 runs on, needs Python 3.11 or 3.12;" \
+	    "name one with: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments." \
 	    "On Debian: apt-get install python3-venv" >&2; exit 1; }
