@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PruneError
+from .files import write_atomically
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -148,20 +149,6 @@ def load_plan(path: Path) -> PruningPlan:
         return PruningPlan(str(content["criterion"]), groups, flops, params)
     except (KeyError, TypeError, ValueError) as error:
         raise PruneError(f"{path}: the pruning plan lacks or misspells {error}.") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from paddle import nn
 
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.criteria import Arrays, Context, Ranker
+from ppocr_prune_plugin.demo.architectures import architecture
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
 from ppocr_prune_plugin.hooks.tree import use_tree
@@ -43,20 +44,12 @@ _CRNN = {
     "Neck": {"name": "SequenceEncoder", "encoder_type": "rnn", "hidden_size": 48},
     "Head": {"name": "CTCHead", "out_channels": 97},
 }  # fmt: skip
-_CLS = {
-    "model_type": "cls",
-    "algorithm": "CLS",
-    "Transform": None,
-    "Backbone": {"name": "MobileNetV3", "scale": 0.35, "model_name": "small"},
-    "Neck": None,
-    "Head": {"name": "ClsHead", "class_dim": 2},
-}
 ARCHITECTURES = {
     "mobilenetv3_db": (DETECTORS["mv3_se_dbfpn"], [1, 3, 64, 64]),
     "resnet18_db": (DETECTORS["resnet18_dbfpn"], [1, 3, 64, 64]),
     "lcnetv3_rsefpn": (DETECTORS["lcnetv3_rsefpn"], [1, 3, 64, 64]),
     "crnn": (_CRNN, [1, 3, 32, 100]),
-    "cls": (_CLS, [1, 3, 48, 192]),
+    "cls": (architecture("cls"), [1, 3, 48, 192]),
 }
 RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -136,10 +129,10 @@ def test_the_same_filters_mask_for_mask(name: str, tree: Path) -> None:
     use_tree(tree)
     from ppocr.modeling.architectures import build_model
 
-    architecture, shape = ARCHITECTURES[name]
+    config, shape = ARCHITECTURES[name]
     paddle.seed(0)
     with paddle.utils.unique_name.guard():
-        model = build_model(copy.deepcopy(architecture))
+        model = build_model(copy.deepcopy(config))
     graph, arrays, context = traced(model, shape)
     assert len(graph.groups) > 20
     state = {key: tensor.numpy().copy() for key, tensor in model.state_dict().items()}

@@ -13,6 +13,7 @@ from paddle import nn
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
 from ppocr_prune_plugin.plan import (
     Change,
@@ -21,7 +22,6 @@ from ppocr_prune_plugin.plan import (
     _checksum,
     load_plan,
     plan_path,
-    write_atomically,
 )
 
 PLAN = PruningPlan(

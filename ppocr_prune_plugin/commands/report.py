@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import PruneError
-from ..plan import write_atomically
+from ..files import write_atomically
 from ..report.data import load_report
 from ..report.html import render
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..files import write_atomically
 from .architectures import architecture
 
 _NORMALIZE = {
@@ -133,11 +133,7 @@ def det_config(
 
 def write_config(config: dict[str, Any], path: Path) -> Path:
     """Write a config as YAML with plain data only, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return path
 
 

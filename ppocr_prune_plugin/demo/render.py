@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from ..errors import PruneError
+from ..files import write_atomically
 
 Picture = npt.NDArray[np.float32]
 Quad = npt.NDArray[np.float32]
@@ -71,9 +71,9 @@ def render(root: Path, train: int = 48, val: int = 16, seed: int = 0) -> Path:
             canvas = _render_one(np.random.default_rng([seed, part, index]), fonts, index % 2 == 0)
             path = root / name / f"{index:04d}.jpg"
             quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-            _write(path, cv2.imencode(".jpg", canvas.picture, quality)[1].tobytes())
+            write_atomically(path, cv2.imencode(".jpg", canvas.picture, quality)[1].tobytes())
             labels.append(f"{name}/{path.name}\t{json.dumps(canvas.labels, ensure_ascii=False)}\n")
-        _write(root / f"{name}.txt", "".join(labels).encode())
+        write_atomically(root / f"{name}.txt", "".join(labels).encode())
     return root
 
 
@@ -284,9 +284,3 @@ def _at(turn: Matrix, x: float, y: float) -> Matrix:
 def _rotation(angle: float, x: float, y: float) -> Matrix:
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[cos, -sin, x], [sin, cos, y]])
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

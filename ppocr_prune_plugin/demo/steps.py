@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError
+from ..files import write_atomically
 
 # What the tools print before they start to work (the whole config) and what libraries grumble
 # about: in the log, not on the screen.
@@ -142,7 +143,4 @@ def _read_stamp(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(data, indent=1))

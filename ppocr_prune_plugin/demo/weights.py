@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import PruneError
+from ..files import replacing
 from ..hooks.tree import find_tree, use_tree
 from .architectures import Kind, architecture
 from .calibration import calibrate
@@ -136,10 +136,8 @@ def recover(kind: Kind, out: Path, images: Sequence[Path], conv_kxk_num: int = 1
 
     target = out if out.suffix == ".pdparams" else Path(f"{out}.pdparams")
     model = recovered_model(kind, images, conv_kxk_num)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.tmp")
-    paddle.save(model.state_dict(), str(temporary))
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        paddle.save(model.state_dict(), str(temporary))
     return target
 
 

@@ -56,11 +56,6 @@ class Program:
     outputs: list[Value]
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def values(self) -> Iterator[Value]:
-        """Yield every value that an operation produces."""
-        for op in self.ops:
-            yield from op.outputs
-
 
 def structured_names(model: paddle.nn.Layer) -> dict[str, str]:
     """Map Paddle's own name of each parameter and buffer to its structured name."""

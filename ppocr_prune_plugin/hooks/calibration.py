@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..files import replacing
 from ..sensitivity.team import Team
 
 Batch = list[Any]
@@ -61,14 +61,9 @@ def _tensors(batch: Batch) -> Batch:
 
 
 def _write(path: Path, batches: list[Batch]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        arrays = {f"{i}-{j}": a for i, batch in enumerate(batches) for j, a in enumerate(batch)}
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    arrays = {f"{i}-{j}": a for i, batch in enumerate(batches) for j, a in enumerate(batch)}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def _read(path: Path) -> list[Batch] | None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import paddle
 
 from .. import surgery
+from ..files import replacing
 from ..graph.groups import ChannelGraph
 from ..plan import GroupPlan
 
@@ -107,7 +108,8 @@ class BatchNormRecalibration:
 
 def save_buffers(model: paddle.nn.Layer, path: Path) -> None:
     """Write the model's buffers (running statistics) for the other processes."""
-    np.savez(path, **{name: tensor.numpy() for name, tensor in model.named_buffers()})
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{name: tensor.numpy() for name, tensor in model.named_buffers()})
 
 
 def load_buffers(model: paddle.nn.Layer, path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..plan import Change, write_atomically
+from ..files import write_atomically
+from ..plan import Change
 from .data import Layer, Report
 from .style import CSS
 from .svg import Scale, channel_bar, loss_bar, sensitivity_curve

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError
+from ..files import write_atomically
 from ..graph.groups import ChannelGroup
-from ..plan import write_atomically
 from ..ratios.budget import Curve
 
 FORMAT = "ppocr-prune-sensitivity/1"
@@ -95,12 +94,7 @@ class SensitivityFile:
             for name, points in self.points.items()
         }
         write_atomically(self.json_path, json.dumps(content, indent=1))
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(pickle.dumps(plain, protocol=2))
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(self.path, pickle.dumps(plain, protocol=2))
 
 
 def json_path(path: Path) -> Path:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..plan import write_atomically
+from ..files import write_atomically
 
 # What rank 0 posts at the end.
 FINISHED, FAILED = ENDINGS = ("finished", "failed")

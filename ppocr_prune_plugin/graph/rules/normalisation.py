@@ -7,9 +7,10 @@ from ..trace import Op
 from . import rule
 
 
-@rule("batch_norm_", "batch_norm", "sync_batch_norm_")
+@rule("batch_norm_", "batch_norm", "sync_batch_norm_", "instance_norm")
 def batch_norm(flow: ChannelFlow, op: Op) -> None:
-    """Statistics are taken per channel, so that channels do not see each other."""
+    """Statistics are taken per channel, so that channels do not see each other; instance norm
+    takes them per picture as well."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
     axis = len(x.shape) - 1 if op.attrs.get("data_format") == "NHWC" else min(1, len(x.shape) - 1)
@@ -18,9 +19,3 @@ def batch_norm(flow: ChannelFlow, op: Op) -> None:
         if parameter is not None and parameter.parameter is not None:
             flow.bind(channels, parameter, 0, AFFINE, op)
     flow.set_label(op.outputs[0], flow.along(len(x.shape), axis, channels))
-
-
-@rule("instance_norm")
-def instance_norm(flow: ChannelFlow, op: Op) -> None:
-    """As batch norm, with statistics of each picture."""
-    batch_norm(flow, op)
