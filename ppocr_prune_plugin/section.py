@@ -33,7 +33,8 @@ class SensitivityOptions:
     ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
     pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all),
     ``stop_loss`` the loss beyond which a group is not cut deeper (None: chosen by the target)
-    and ``cache_mb`` the memory for decoded evaluation batches, in MiB (0: no cache).
+    and ``cache_mb`` the memory for decoded evaluation batches, in MiB (0: no cache). With ``exact``
+    every point is measured on all of those images, not on as few as its loss allows.
     """
 
     file: str | None = None
@@ -41,6 +42,7 @@ class SensitivityOptions:
     samples: int | None = None
     stop_loss: float | None = None
     cache_mb: int = 2048
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -310,4 +312,5 @@ _SENSITIVITY_CHECKS = {
     "samples": _Checker.positive,
     "stop_loss": _Checker.amount,
     "cache_mb": _Checker.not_negative,
+    "exact": _Checker.boolean,
 }

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import paddle
 
@@ -30,23 +29,13 @@ from .report.html import write_report
 from .report.table import frozen_lines, plan_table, summary
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, fingerprint
+from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
 from .sensitivity.store import SensitivityFile, open_sensitivity
 from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
 
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
 # used only where the ones before do not leave enough to prune.
 _STOP_LOSSES = (0.3, 0.7, float("inf"))
-
-
-class Evaluation(Protocol):
-    """Evaluates the live model on a fixed set of images."""
-
-    metric: str
-    images: int
-    data: str
-
-    def __call__(self) -> float:
-        """The main metric; higher is better."""
 
 
 @dataclass
@@ -124,13 +113,14 @@ class PruningRun:
         self._log_kept_whole()
         _ = self._ranker  # what is wrong with it is said before hours of measuring
         recalibration = BatchNormRecalibration(network.model, self.calibration)
-        baseline, file = None, None
+        baseline, noise, file = None, None, None
         if section.target[0] == "ratio":
             widths = _widths_by_ratio(groups, section)
-            baseline = evaluation() if evaluation is not None else None
+            if evaluation is not None:
+                baseline, noise = evaluation.baseline(), spread(evaluation)
         else:
             file = self._measured_baseline(groups)
-            baseline = file.baseline
+            baseline, noise = file.baseline, file.spread
             widths = self._widths_by_curves(groups, file, recalibration)
         plan = make_plan(network, widths, self._ranker)
         plan.save(self.folder / "plan.prune.json")
@@ -148,6 +138,7 @@ class PruningRun:
             feasibility=self._feasibility(groups, file),
             metric=metric, before=baseline, after=after,
             images=evaluation.images if evaluation is not None else None,
+            spread=noise,
             files={
                 "Plan": str(self.folder / "plan.prune.json"),
                 "Sensitivity": str(file.path) if file is not None else "",
@@ -194,18 +185,24 @@ class PruningRun:
         assert evaluation is not None
         if file.baseline is None:
             self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")
-            file.baseline = evaluation()
+            file.baseline, file.spread = evaluation.baseline(), spread(evaluation)
         check_baseline(file.baseline, evaluation.metric)
-        self.logger.info(f"prune: {evaluation.metric} of the unpruned model: {file.baseline:.4f}")
+        said = f"{file.baseline:.4f}"
+        if file.spread is not None:
+            low, high = file.spread
+            said += (
+                f" ({low:.4f} to {high:.4f} on 95 of 100 other sets of {evaluation.images} images)"
+            )
+        self.logger.info(f"prune: {evaluation.metric} of the unpruned model: {said}")
         return file
 
     def _analysis(self, file: SensitivityFile, recalibration: BatchNormRecalibration) -> Analysis:
         assert self.evaluation is not None
         section, network = self.section, self.network
         return Analysis(
-            network.model, network.graph, file, self.evaluation, self.evaluation.images,
-            self._ranker, section.sensitivity.ratios, section.round_to, recalibration,
-            self.team,
+            network.model, network.graph, file, self.evaluation, self._ranker,
+            section.sensitivity.ratios, section.round_to, recalibration, self.team,
+            section.sensitivity.exact,
         )  # fmt: skip
 
     def _widths_by_curves(
@@ -246,9 +243,12 @@ class PruningRun:
 
     def _announce(self, groups: Sequence[ChannelGroup], file: SensitivityFile, extent: str) -> None:
         assert self.evaluation is not None
+        number = f"all {self.evaluation.images} images"
+        if not self.section.sensitivity.exact:
+            number = f"at most {number}, as many as it takes to be {CONFIDENCE:.0%} sure of a point"
         self.logger.info(
-            f"prune: sensitivity of {len(groups)} layers on {self.evaluation.images} images, "
-            f"{extent}; every point is kept in {file.json_path}"
+            f"prune: sensitivity of {len(groups)} layers on {number}, {extent}; every point is "
+            f"kept in {file.json_path}"
         )
 
     def _cost(self, widths: Mapping[str, int]) -> int:

@@ -29,7 +29,7 @@ def test_every_key_is_read() -> None:
         pruned_flops: 0.5
         skip: ["head.*"]
         round_to: 4
-        sensitivity: {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0}
+        sensitivity: {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true}
         dry_run: true
         allow_untrained: true
     """
@@ -38,7 +38,7 @@ def test_every_key_is_read() -> None:
         pruned_flops=0.5,
         skip=("head.*",),
         round_to=4,
-        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0),
+        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True),
         dry_run=True,
         allow_untrained=True,
     )
@@ -115,6 +115,7 @@ MISTAKES = {
     "{ratio: 0.3, sensitivity: 3}": ["Prune.sensitivity must be a section"],
     "{ratio: 0.3, sensitivity: {file: 3}}": ["Prune.sensitivity.file"],
     "{ratio: 0.3, sensitivity: {samples: 0}}": ["Prune.sensitivity.samples", "1 or more"],
+    "{ratio: 0.3, sensitivity: {exact: 1}}": ["Prune.sensitivity.exact", "true or false"],
     "{ratio: 0.3, sensitivity: {cache_mb: -1}}": ["Prune.sensitivity.cache_mb", "0 or more"],
     "{ratio: 0.3, sensitivity: {ratios: 0.5}}": ["Prune.sensitivity.ratios", "a list"],
     "{ratio: 0.3, sensitivity: {ratios: []}}": ["is empty"],

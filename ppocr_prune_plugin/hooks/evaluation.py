@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,9 @@ from typing import Any
 from ..errors import PruneError
 from ..section import SensitivityOptions
 from ..sensitivity.batches import CachedBatches
+from ..sensitivity.spill import ArrayStore
 from .calls import takes_labels
+from .metric_states import Both, MetricStates, State
 
 # What tools/eval.py calls these algorithms when it evaluates them.
 _MODEL_TYPES = {
@@ -55,10 +58,59 @@ class PaddleOCREvaluation:
             )
         self._batches = CachedBatches(loader, options.samples, options.cache_mb, folder)
         self.images = self._batches.images
+        self.sizes: Sequence[int] = self._batches.sizes
         self.data = f"{self.images} images, checksum {self._batches.checksum:08x}"
+        self.activations = ArrayStore(self._batches.store.left, folder)
+        self.current: int | None = None
+        self._states = MetricStates(arguments["eval_class"])
+        self._unpruned: list[State] | None = None
+        self._baseline: float | None = None
 
     def __call__(self) -> float:
         """Evaluate; the model is left in training mode, as PaddleOCR's ``eval`` leaves it."""
+        return self._whole(self._arguments["eval_class"])
+
+    def baseline(self) -> float:
+        """The metric of the unpruned model, which must be live at the first call."""
+        if self._baseline is None:
+            both = Both(self._arguments["eval_class"], self._states)
+            self._baseline = self._whole(both)
+            if both.agrees(self._baseline):
+                self._unpruned = self._states.collected
+        return self._baseline
+
+    def unpruned(self) -> list[State] | None:
+        """What each unit adds to the metric of the unpruned model; None where the metric is not
+        made of such parts."""
+        self.baseline()
+        return self._unpruned
+
+    def states(self, units: Sequence[int]) -> list[State]:
+        """What each of these units adds to the metric of the live model."""
+        self._states.collected = []
+        self._run(units, self._states)
+        return self._states.collected
+
+    def combined(self, states: Sequence[State], counts: Sequence[int]) -> float:
+        """The metric of units with these states, each taken as often as ``counts`` says."""
+        return self._states.combined(states, counts)
+
+    def outputs(self, unit: int) -> Any:
+        """What the live model answers to one unit."""
+        answers: list[Any] = []
+        model = self._arguments["model"]
+        hook = model.register_forward_post_hook(lambda *call: answers.append(call[-1]))
+        try:
+            self._run([unit], _NoMetric())
+        finally:
+            hook.remove()
+        return answers
+
+    def _whole(self, metric: Any) -> float:
+        return float(self._run(range(len(self.sizes)), metric)[self.metric])
+
+    def _run(self, units: Sequence[int], metric: Any) -> Mapping[str, Any]:
+        """PaddleOCR's ``eval`` on some units."""
         arguments = self._arguments
         architecture = arguments["config"]["Architecture"]
         algorithm = architecture.get("algorithm")
@@ -67,21 +119,49 @@ class PaddleOCREvaluation:
             for key in ("scaler", "amp_level", "amp_custom_black_list")
             if key in arguments
         }
-        with _without_bars(self._program):
-            metrics = self._program.eval(
-                arguments["model"],
-                self._batches,
-                arguments["post_process_class"],
-                arguments["eval_class"],
-                _MODEL_TYPES.get(str(algorithm), architecture.get("model_type")),
-                takes_labels(arguments["config"]),
-                **amp,
-            )
-        return float(metrics[self.metric])
+        try:
+            with _without_bars(self._program):
+                metrics: Mapping[str, Any] = self._program.eval(
+                    arguments["model"],
+                    _EveryBatch(self._batches.select(units, self._start)),
+                    arguments["post_process_class"],
+                    metric,
+                    _MODEL_TYPES.get(str(algorithm), architecture.get("model_type")),
+                    takes_labels(arguments["config"]),
+                    **amp,
+                )
+        finally:
+            self.current = None
+        return metrics
+
+    def _start(self, unit: int) -> None:
+        self.current = unit
 
     def close(self) -> None:
         """Free the batches."""
         self._batches.close()
+        self.activations.clear()
+
+
+class _NoMetric:
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def get_metric(self) -> dict[str, float]:
+        return {}
+
+
+class _EveryBatch:
+    """A loader whose last batch is not lost: on Windows PaddleOCR's ``eval`` leaves it out."""
+
+    def __init__(self, selection: Any) -> None:
+        self._selection = selection
+
+    def __len__(self) -> int:
+        return len(self._selection) + (platform.system() == "Windows")
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self._selection)
 
 
 @contextmanager

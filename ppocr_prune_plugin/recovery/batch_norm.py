@@ -69,7 +69,7 @@ class BatchNormRecalibration:
                 factor = found / np.maximum(before, 1e-12)
                 new = trained * np.clip(factor, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
             else:
-                new = trained + found - before
+                new = trained + (found - before)  # exactly as it was where nothing changed
             undo.arrays.setdefault(name, self._trained[name])
             self._tensor(name).set_value(new.astype(trained.dtype))
 

@@ -32,6 +32,7 @@ def collect(
     before: float | None = None,
     after: float | None = None,
     images: int | None = None,
+    spread: tuple[float, float] | None = None,
     files: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Report:
@@ -47,7 +48,7 @@ def collect(
         file: the measured curves; None where nothing was measured.
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
-            images.
+            images, ``spread`` where the first would lie on other sets of as many.
         files: label → path, to be listed.
         versions: name → version, beside those of the plugin, Paddle, NumPy and Python.
     """
@@ -63,6 +64,7 @@ def collect(
         before=before,
         after=after,
         images=images,
+        spread=spread,
         kept_whole=tuple(_kept_whole(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
@@ -94,7 +96,7 @@ def _layer(group: ChannelGroup, plan: PruningPlan, file: SensitivityFile | None)
         group.size,
         kept,
         predicted,
-        tuple(Point(ratio, p.loss, p.metric, p.images) for ratio, p in points),
+        tuple(Point(ratio, p.loss, p.metric, p.images, p.interval) for ratio, p in points),
         tuple(sorted(file.skipped.get(group.name, []))) if file is not None else (),
     )
 

@@ -18,12 +18,14 @@ FORMAT = "ppocr-prune-report/1"
 @dataclass(frozen=True)
 class Point:
     """One measurement of a layer pruned by itself: ``loss`` is a fraction of the metric, negative
-    where pruning helped; ``metric`` and ``images`` are None where the file did not say."""
+    where pruning helped; ``metric`` and ``images`` are None where the file did not say;
+    ``interval`` is where the loss on all images lies where it was taken on fewer."""
 
     ratio: float
     loss: float
     metric: float | None = None
     images: int | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Report:
 
     ``target`` is the key that said how much to prune, ``target_value`` its value; ``metric`` the
     main indicator's name, ``before`` and ``after`` its values on ``images`` images of the
-    unpruned model and right after pruning (None where there is no evaluation set).
+    unpruned model and right after pruning (None where there is no evaluation set), ``spread``
+    where the unpruned model's would lie on other sets of as many images (95 of 100).
     ``feasibility`` are rows (share of ``feasibility_of`` removed, predicted loss; None where that
     much is out of reach). ``unknown`` counts the operations without a rule. ``files`` and
     ``versions`` are shown as they are: label → path, name → version.
@@ -79,6 +82,7 @@ class Report:
     before: float | None = None
     after: float | None = None
     images: int | None = None
+    spread: tuple[float, float] | None = None
     kept_whole: tuple[KeptWhole, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
     feasibility: tuple[tuple[float, float | None], ...] = ()
@@ -113,7 +117,7 @@ class Report:
             )
         try:
             return _read(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise PruneError(
                 f"{source}: the report's data is damaged: {what}. Run the pruning again (the "
@@ -166,6 +170,7 @@ def _read(content: Mapping[str, Any]) -> Report:
         before=_optional(content["before"]),
         after=_optional(content["after"]),
         images=None if content["images"] is None else int(content["images"]),
+        spread=_pair(content.get("spread")),
         kept_whole=tuple(
             KeptWhole(_text(item, "name"), int(item["channels"]), _text(item, "reason"))
             for item in content["kept_whole"]
@@ -200,6 +205,7 @@ def _layer(item: Mapping[str, Any]) -> Layer:
                 float(point["loss"]),
                 _optional(point["metric"]),
                 None if point["images"] is None else int(point["images"]),
+                _pair(point.get("interval")),
             )
             for point in item["points"]
         ),
@@ -213,6 +219,10 @@ def _change(item: Mapping[str, Any]) -> Change:
 
 def _optional(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def _text(item: Mapping[str, Any], key: str) -> str:

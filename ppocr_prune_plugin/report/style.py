@@ -60,6 +60,7 @@ svg { display: block; width: 100%; }
 .curve { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
 .area { fill: var(--faint); opacity: 0.6; }
 .dot { fill: var(--accent); stroke: var(--card); stroke-width: 1.5; }
+.interval { stroke: var(--accent); stroke-width: 1.5; opacity: 0.5; }
 .unmeasured { stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 2 3; }
 .chosen-line { stroke: var(--mark); stroke-width: 1.5; }
 .chosen-dot { fill: var(--mark); stroke: var(--card); stroke-width: 1.5; }

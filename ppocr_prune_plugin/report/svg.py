@@ -70,6 +70,10 @@ def sensitivity_curve(layer: Layer, scale: Scale) -> str:
             said += f", metric {point.metric:.4f}"
         if point.images is not None:
             said += f" on {point.images} images"
+        if point.interval is not None:
+            low, high = point.interval
+            said += f"; on all of them {low:.2%} to {high:.2%} (99 of 100)"
+            parts.append(_line("interval", x(point.ratio), y(low), x(point.ratio), y(high)))
         parts.append(_dot("dot", x(point.ratio), y(point.loss), 3.5, said))
     if layer.ratio > 0 and layer.predicted_loss is not None:
         said = f"chosen: ratio {layer.ratio:.3g}, predicted loss {layer.predicted_loss:.2%}"

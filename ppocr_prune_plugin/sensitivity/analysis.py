@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +21,10 @@ from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import GroupPlan
 from ..ratios.rounding import width_for_ratio
 from ..recovery.batch_norm import BatchNormRecalibration
+from .reuse import PrefixReuse
+from .sequential import Evaluation, Question, SequentialTest
 from .store import Point, SensitivityFile
 from .team import ENDINGS, Team
-
-Evaluate = Callable[[], float]
-"""Evaluate the live model; the main metric, higher is better."""
 
 
 def fingerprint(
@@ -97,13 +97,13 @@ class Analysis:
     model: paddle.nn.Layer
     graph: ChannelGraph
     file: SensitivityFile
-    evaluate: Evaluate
-    images: int
+    evaluation: Evaluation
     ranker: Ranker
     ratios: Sequence[float]
     round_to: int
     recalibration: BatchNormRecalibration
     team: Team
+    exact: bool = False
 
     def rising(self, groups: Sequence[ChannelGroup], stop_loss: float) -> None:
         """Ratios rise until a group's loss exceeds ``stop_loss``; the rest is skipped."""
@@ -139,32 +139,53 @@ class Analysis:
 
     def _work(self, task: str, job: Job) -> None:
         """Measure the groups of a job that no other process has taken."""
-        step = self._rise if job.kind == "rising" else self._bisect
-        with tqdm(job.groups, desc="prune: sensitivity", unit="layer") as bar:
-            for name in bar:
+        rising = job.kind == "rising"
+        step, question = self._rise if rising else self._bisect, Question(job.value, curve=rising)
+        plans = {name: list(self._widths(self.graph[name])) for name in job.groups}
+        # A bisection needs at most so many points.
+        most = {n: len(r) if rising else len(r).bit_length() for n, r in plans.items()}
+        with tqdm(total=sum(most.values()), desc="prune: sensitivity", unit="point") as bar:
+            for name, ratios in plans.items():
                 bar.set_postfix_str(name)
+                target = bar.n + most[name]
                 if self.team.claim(f"{task}-{name}"):
                     self.file.points.setdefault(name, {})
-                    step(self.graph[name], job.value)
+                    with self._reusing(self.graph[name]):
+                        for _ in step(self.graph[name], ratios, question):
+                            bar.update()
+                bar.update(target - bar.n)
         self.file.save()
 
-    def _rise(self, group: ChannelGroup, stop_loss: float) -> None:
-        for ratio in planned_ratios(group, self.ratios, self.round_to):
+    @contextmanager
+    def _reusing(self, group: ChannelGroup) -> Iterator[None]:
+        """What runs before the group's layers is computed once."""
+        names = [member.parameter for member in group.members]
+        evaluation = self.evaluation
+        with self._reuse.before(names, lambda: evaluation.outputs(0)):
+            yield
+
+    def _widths(self, group: ChannelGroup) -> dict[float, int]:
+        return planned_ratios(group, self.ratios, self.round_to)
+
+    def _rise(
+        self, group: ChannelGroup, ratios: Sequence[float], question: Question
+    ) -> Iterator[float]:
+        for ratio in ratios:
             done = self.file.points[group.name]
-            if any(point.loss > stop_loss for r, point in done.items() if r <= ratio):
+            if any(point.loss > question.bound for r, point in done.items() if r <= ratio):
                 self._skip(group, ratio)
             else:
-                self._measure(group, ratio)
+                yield self._measure(group, ratio, question)
 
-    def _bisect(self, group: ChannelGroup, max_loss: float) -> None:
-        ratios = list(planned_ratios(group, self.ratios, self.round_to))
+    def _bisect(
+        self, group: ChannelGroup, ratios: Sequence[float], question: Question
+    ) -> Iterator[float]:
         low, high = -1, len(ratios)  # the loss at low is allowed, the loss at high is not
         while high - low > 1:
             middle = (low + high) // 2
-            if self._measure(group, ratios[middle]) <= max_loss:
-                low = middle
-            else:
-                high = middle
+            loss = self._measure(group, ratios[middle], question)
+            low, high = (middle, high) if loss <= question.bound else (low, middle)
+            yield loss
         for ratio in ratios:
             self._skip(group, ratio)
 
@@ -174,25 +195,42 @@ class Analysis:
             skipped.append(ratio)
             skipped.sort()
 
-    def _measure(self, group: ChannelGroup, ratio: float) -> float:
-        """The loss at a ratio, measured unless the file has it."""
+    def _measure(self, group: ChannelGroup, ratio: float, question: Question) -> float:
+        """The loss at a ratio, measured unless the file has an answer to the question."""
         done = self.file.points[group.name]
-        if ratio not in done:
-            width = planned_ratios(group, self.ratios, self.round_to)[ratio]
-            item = GroupPlan(group.name, group.size, self._ranking(group).kept(width), width)
-            undo = surgery.prune(self.model, self.graph, [item])
-            try:
-                self.recalibration.apply(self.graph, [item], undo)
-                metric = self.evaluate()
-            finally:
-                surgery.restore(self.model, undo)
-            assert self.file.baseline is not None
-            loss = (self.file.baseline - metric) / self.file.baseline
-            done[ratio] = Point(loss if math.isfinite(loss) else 1.0, metric, self.images)
-            if ratio in self.file.skipped.get(group.name, []):
-                self.file.skipped[group.name].remove(ratio)
-            self.file.save()
-        return done[ratio].loss
+        if ratio in done and self._settled(done[ratio], question):
+            return done[ratio].loss
+        width = self._widths(group)[ratio]
+        item = GroupPlan(group.name, group.size, self._ranking(group).kept(width), width)
+        test = self._test
+        undo = surgery.prune(self.model, self.graph, [item])
+        try:
+            self.recalibration.apply(self.graph, [item], undo)
+            found = test.measure(question)
+        finally:
+            surgery.restore(self.model, undo)
+        interval = None if found.low == found.high else (found.low, found.high)
+        done[ratio] = Point(found.loss, found.metric, found.images, interval)
+        if ratio in self.file.skipped.get(group.name, []):
+            self.file.skipped[group.name].remove(ratio)
+        self.file.save()
+        return found.loss
+
+    def _settled(self, point: Point, question: Question) -> bool:
+        if point.interval is None:
+            return True
+        return not self.exact and question.answered(point.loss, point.low, point.high)
+
+    @functools.cached_property
+    def _test(self) -> SequentialTest:
+        """Made while the model is unpruned."""
+        assert self.file.baseline is not None
+        return SequentialTest(self.evaluation, self.file.baseline, self.exact)
+
+    @functools.cached_property
+    def _reuse(self) -> PrefixReuse:
+        evaluation = self.evaluation
+        return PrefixReuse(self.model, evaluation.activations, lambda: evaluation.current)
 
     def _ranking(self, group: ChannelGroup) -> Ranking:
         if group.name not in self._rankings:

@@ -1,11 +1,9 @@
-"""Evaluation batches, read and preprocessed once."""
+"""Evaluation images, read and preprocessed once."""
 
 from __future__ import annotations
 
-import pickle
-import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +11,81 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from .spill import ArrayStore
+
+# A test on images needs some tens of units to look at; larger ones run faster.
+_LARGEST_UNIT, _MANY_UNITS = 8, 64
+
 
 class CachedBatches:
-    """A data loader's batches, kept for many evaluations; stands in for the loader.
+    """A data loader's images, kept for many evaluations in *units* of one to eight images.
 
-    What does not fit into ``cache_mb`` MiB of memory goes to a temporary folder below ``folder``,
-    which is removed with the object. Batches come out as the loader gave them: lists of tensors.
+    What does not fit into ``cache_mb`` MiB of memory goes to a temporary folder below ``folder``.
+    A unit is a batch as the loader would give it, a list of tensors; batches that hold anything
+    but one array row per image stay whole.
+
+    Attributes:
+        sizes: images of each unit.
+        store: what holds them; what is left of its memory may be used for more.
     """
 
     def __init__(
         self, loader: paddle.io.DataLoader, samples: int | None, cache_mb: int, folder: Path
     ) -> None:
-        self._memory: list[list[Any]] = []
-        self._files: list[Path] = []
-        self._spill: tempfile.TemporaryDirectory[str] | None = None
-        self._folder = folder
-        self.images = 0
+        self.store = ArrayStore(cache_mb * 2**20, folder)
+        self.sizes: list[int] = []
         self.checksum = 0
-        left = cache_mb * 2**20
         chosen = _subset(loader, samples)
+        images = min(samples or len(loader.dataset), len(loader.dataset))
+        unit = max(1, min(_LARGEST_UNIT, images // _MANY_UNITS))
         for batch in tqdm(chosen, desc="prune: read evaluation set", total=len(chosen)):
             arrays = [item.numpy() if isinstance(item, paddle.Tensor) else item for item in batch]
-            self.images += len(arrays[0])
             for item in arrays:
                 if isinstance(item, np.ndarray) and item.dtype != object:
                     self.checksum = zlib.crc32(np.ascontiguousarray(item).data, self.checksum)
-            left -= sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
-            if left >= 0:
-                self._memory.append(arrays)
-            else:
-                self._write(arrays)
+            for part in _parts(arrays, unit):
+                self.store[len(self.sizes)] = part
+                self.sizes.append(len(part[0]))
 
-    def _write(self, arrays: list[Any]) -> None:
-        if self._spill is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._spill = tempfile.TemporaryDirectory(prefix="batches-", dir=self._folder)
-        path = Path(self._spill.name) / f"{len(self._files)}.bin"
-        with open(path, "wb") as file:
-            pickle.dump(arrays, file, protocol=5)  # our own file, read back by nobody else
-        self._files.append(path)
+    @property
+    def images(self) -> int:
+        """Images in all units together."""
+        return sum(self.sizes)
 
-    def __len__(self) -> int:
-        return len(self._memory) + len(self._files)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        for arrays in self._memory:
-            yield _tensors(arrays)
-        for path in self._files:
-            with open(path, "rb") as file:
-                yield _tensors(pickle.load(file))
+    def select(self, units: Sequence[int], starting: Callable[[int], object]) -> _Selection:
+        """Stands in for a loader of these units; ``starting`` is told which one comes next."""
+        return _Selection(self.store, units, starting)
 
     def close(self) -> None:
-        """Forget the batches and remove what was spilled."""
-        self._memory.clear()
-        self._files.clear()
-        if self._spill is not None:
-            self._spill.cleanup()
-            self._spill = None
+        """Forget the images and remove what was spilled."""
+        self.store.clear()
 
 
-def _tensors(arrays: list[Any]) -> list[Any]:
-    return [paddle.to_tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
+class _Selection:
+    def __init__(
+        self, store: ArrayStore, units: Sequence[int], starting: Callable[[int], object]
+    ) -> None:
+        self._store, self._units, self._starting = store, units, starting
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for unit in self._units:
+            self._starting(unit)
+            arrays = self._store[unit]
+            yield [paddle.to_tensor(a) if isinstance(a, np.ndarray) else a for a in arrays]
+
+
+def _parts(arrays: list[Any], size: int) -> Iterator[list[Any]]:
+    images = len(arrays[0])
+    if not all(isinstance(a, np.ndarray) and a.dtype != object for a in arrays) or not all(
+        a.ndim > 0 and len(a) == images for a in arrays
+    ):
+        yield arrays
+        return
+    for begin in range(0, images, size):
+        yield [array[begin : begin + size] for array in arrays]
 
 
 def _subset(loader: paddle.io.DataLoader, samples: int | None) -> Any:

@@ -11,7 +11,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,23 @@ FORMAT = "ppocr-prune-sensitivity/1"
 
 @dataclass
 class Point:
-    """Loss of a group at one ratio; the metric behind it and how many images it was taken on."""
+    """Loss of a group at one ratio; the metric behind it, how many images it was taken on, and
+    the interval of confidence of the loss on the whole set where those were not all."""
 
     loss: float
     metric: float | None = None
     images: int | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def low(self) -> float:
+        """The least that the loss on the whole set may be."""
+        return self.interval[0] if self.interval else self.loss
+
+    @property
+    def high(self) -> float:
+        """The most that the loss on the whole set may be."""
+        return self.interval[1] if self.interval else self.loss
 
 
 @dataclass
@@ -40,6 +52,7 @@ class SensitivityFile:
     fingerprint: Mapping[str, str]
     weight_names: Mapping[str, str]
     baseline: float | None = None
+    spread: tuple[float, float] | None = None
     points: dict[str, dict[float, Point]] = field(default_factory=dict)
     skipped: dict[str, list[float]] = field(default_factory=dict)
 
@@ -56,11 +69,12 @@ class SensitivityFile:
     def merge(self, other: SensitivityFile) -> None:
         """Take over what another file has and this one has not."""
         if self.baseline is None:
-            self.baseline = other.baseline
+            self.baseline, self.spread = other.baseline, other.spread
         for name, points in other.points.items():
             mine = self.points.setdefault(name, {})
             for ratio, point in points.items():
-                mine.setdefault(ratio, point)
+                if ratio not in mine or (point.images or 0) > (mine[ratio].images or 0):
+                    mine[ratio] = point
             skipped = {*self.skipped.get(name, []), *other.skipped.get(name, [])}
             self.skipped[name] = sorted(skipped - set(mine))
 
@@ -77,11 +91,12 @@ class SensitivityFile:
             "format": FORMAT,
             "fingerprint": dict(self.fingerprint),
             "baseline": self.baseline,
+            "spread": self.spread,
             "groups": {
                 name: {
                     "weight": self.weight_names[name],
                     "points": {
-                        repr(ratio): {"loss": p.loss, "metric": p.metric, "images": p.images}
+                        repr(ratio): {k: v for k, v in asdict(p).items() if v is not None}
                         for ratio, p in sorted(points.items())
                     },
                     "skipped": self.skipped.get(name, []),
@@ -184,16 +199,23 @@ def _parsed(file: SensitivityFile) -> dict[str, Any]:
 def _take(file: SensitivityFile, content: Mapping[str, Any]) -> None:
     try:
         file.baseline = content["baseline"]
+        file.spread = _pair(content.get("spread"))
         for name, group in content["groups"].items():
             file.points[name] = {
-                float(ratio): Point(float(p["loss"]), p["metric"], p["images"])
+                float(ratio): Point(
+                    float(p["loss"]), p.get("metric"), p.get("images"), _pair(p.get("interval"))
+                )
                 for ratio, p in group["points"].items()
             }
             file.skipped[name] = [float(ratio) for ratio in group["skipped"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise PruneError(
             f"{file.json_path}: damaged ({type(error).__name__}: {error}). {_mend(file)}"
         ) from error
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def _read_pickle(

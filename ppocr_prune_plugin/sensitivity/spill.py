@@ -1,0 +1,77 @@
+"""Arrays in bounded memory; what does not fit lies on disk."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+
+class ArrayStore:
+    """Nested lists, tuples and dicts of arrays by key, at most ``budget`` bytes of them in memory.
+
+    The others go to a temporary folder below ``folder``, which is removed with the object.
+    """
+
+    def __init__(self, budget: int, folder: Path) -> None:
+        self._budget, self._folder = budget, folder
+        self._memory: dict[Hashable, Any] = {}
+        self._files: dict[Hashable, Path] = {}
+        self._left = budget
+        self._written = 0
+        self._spill: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def left(self) -> int:
+        """Bytes of memory that are not taken."""
+        return max(self._left, 0)
+
+    def keys(self) -> list[Any]:
+        """Keys of what is here."""
+        return [*self._memory, *self._files]
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._memory or key in self._files
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        self._left += _size(self._memory.pop(key, None))
+        size = _size(value)
+        if self._left >= size:
+            self._left -= size
+            self._memory[key] = value
+        else:
+            self._files[key] = self._write(value)
+
+    def _write(self, value: Any) -> Path:
+        if self._spill is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._spill = tempfile.TemporaryDirectory(prefix="spilled-", dir=self._folder)
+        path = Path(self._spill.name) / f"{self._written}.bin"
+        self._written += 1
+        with open(path, "wb") as file:
+            pickle.dump(value, file, protocol=5)  # our own file, read back by nobody else
+        return path
+
+    def __getitem__(self, key: Hashable) -> Any:
+        if key in self._memory:
+            return self._memory[key]
+        with open(self._files[key], "rb") as file:
+            return pickle.load(file)
+
+    def clear(self) -> None:
+        """Forget everything and remove what was spilled."""
+        self._memory.clear()
+        self._files.clear()
+        self._left = self._budget
+        if self._spill is not None:
+            self._spill.cleanup()
+            self._spill = None
+
+
+def _size(value: Any) -> int:
+    return sum(a.nbytes for a in paddle.utils.flatten(value) if isinstance(a, np.ndarray))
