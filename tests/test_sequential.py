@@ -133,9 +133,7 @@ def test_rare_damage_is_not_overlooked(tmp_path: Path) -> None:
     after = list(right)
     for unit in order[100:112]:  # the order in which images are looked at
         after[unit] = 0
-    evaluation = Answers(
-        RecMetric(main_indicator="acc"), readings(right), readings(after), tmp_path
-    )
+    evaluation = Answers(RecMetric(main_indicator="acc"), readings([0, 1]), right, after, tmp_path)
     test = SequentialTest(evaluation, evaluation.baseline(), exact=False)
     found = test.measure(Question(0.02, curve=False))
     assert found.loss > 0.02 and evaluation.seen > 100
