@@ -5,8 +5,7 @@ Parameters keep their identity: an optimizer built before the surgery trains the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,23 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
-from .graph.groups import ChannelGraph, ChannelGroup
+from .graph.channels import ChannelGraph, ChannelGroup
+from .graph.live import Undo, resize, restore, set_arrays, shapes_after, tensors_of, write
 from .plan import GroupPlan, PruningPlan
 
 Array = npt.NDArray[Any]
+__all__ = [
+    "Undo",
+    "check_fit",
+    "kept_masks",
+    "prune",
+    "resize",
+    "restore",
+    "set_arrays",
+    "shapes_after",
+]
+
 Masks = dict[str, dict[int, npt.NDArray[np.bool_]]]
-
-# Widths that PaddleOCR's composite layers repeat from the convolutions inside them.
-_DECLARED = ("in_channels", "out_channels", "groups")
-
-
-@dataclass
-class Undo:
-    """What it takes to put a model back as it was."""
-
-    arrays: dict[str, Array] = field(default_factory=dict)
-    attributes: list[tuple[Any, str, Any]] = field(default_factory=list)
 
 
 def kept_masks(graph: ChannelGraph, groups: Sequence[GroupPlan]) -> Masks:
@@ -87,20 +87,6 @@ def check_fit(graph: ChannelGraph, item: GroupPlan) -> ChannelGroup:
     return group
 
 
-def shapes_after(
-    graph: ChannelGraph, kept_channels: Mapping[str, int]
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters when groups keep that many channels; exact, nothing is cut."""
-    shapes = {name: list(shape) for name, shape in graph.shapes.items()}
-    for group in graph.groups:
-        kept = kept_channels.get(group.name, group.size)
-        if kept != group.size:
-            for member in group.members:
-                lost = (group.size - kept) * member.indices.shape[1]
-                shapes[member.parameter][member.axis] -= lost
-    return {name: tuple(shape) for name, shape in shapes.items()}
-
-
 def prune(
     model: paddle.nn.Layer,
     graph: ChannelGraph,
@@ -123,68 +109,18 @@ def prune(
     """
     items = groups.groups if isinstance(groups, PruningPlan) else groups
     masks = kept_masks(graph, items)
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     arrays = {name: _cut(tensors[name].numpy(), axes) for name, axes in masks.items()}
     if optimizer is not None:
         cuts = {tensor.name: masks.get(name, {}) for name, tensor in tensors.items()}
         _cut_optimizer(optimizer, cuts)
-    return set_arrays(model, arrays, graph.multipliers)
-
-
-def resize(
-    model: paddle.nn.Layer, shapes: Mapping[str, Sequence[int]], multipliers: Mapping[str, int]
-) -> None:
-    """Give parameters other shapes, filled with zeros: the frame for weights loaded next."""
-    tensors = _tensors(model)
-    arrays = {
-        name: np.zeros(tuple(shape), dtype=tensors[name].numpy().dtype)
-        for name, shape in shapes.items()
-        if tuple(tensors[name].shape) != tuple(shape)
-    }
-    set_arrays(model, arrays, multipliers)
-
-
-def set_arrays(
-    model: paddle.nn.Layer, arrays: Mapping[str, Array], multipliers: Mapping[str, int]
-) -> Undo:
-    """Write arrays of any shape into parameters, and tell the layers their new widths."""
-    tensors = _tensors(model)
-    undo = Undo({name: tensors[name].numpy() for name in arrays})
-    declared = list(_declared_widths(model))
-    for name, array in arrays.items():
-        _write(tensors[name], array)
-    undo.attributes += _update_widths(
-        model, {name.rpartition(".")[0] for name in arrays}, multipliers
-    )
-    undo.attributes += _update_declared(declared)
-    return undo
-
-
-def restore(model: paddle.nn.Layer, undo: Undo) -> None:
-    """Put a model back as it was before :func:`prune`."""
-    tensors = _tensors(model)
-    for name, array in undo.arrays.items():
-        _write(tensors[name], array)
-    for layer, attribute, value in reversed(undo.attributes):
-        setattr(layer, attribute, value)
-
-
-def _tensors(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    return dict([*model.named_parameters(), *model.named_buffers()])
+    return set_arrays(model, arrays, graph)
 
 
 def _cut(array: Array, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
     for axis, mask in axes.items():
         array = np.compress(mask, array, axis=axis)
     return array
-
-
-def _write(tensor: paddle.Tensor, array: Array) -> None:
-    # `set_value` refuses another shape; the dense tensor underneath does not.
-    place = paddle.framework._current_expected_place()
-    tensor.get_tensor().set(np.ascontiguousarray(array), place)
-    if not tensor.stop_gradient:
-        tensor.clear_gradient(False)
 
 
 def _cut_optimizer(
@@ -201,11 +137,11 @@ def _cut_optimizer(
         axes = cuts.get(name, {})
         cuts[master.name] = axes  # accumulators of a half-precision parameter bear this name
         if _fits(master.shape, axes):
-            _write(master, _cut(master.numpy(), axes))
+            write(master, _cut(master.numpy(), axes))
     for accumulators in getattr(inner, "_accumulators", {}).values():
         for name, tensor in accumulators.items():
             if _fits(tensor.shape, cuts.get(name, {})):
-                _write(tensor, _cut(tensor.numpy(), cuts[name]))
+                write(tensor, _cut(tensor.numpy(), cuts[name]))
     waiting = getattr(inner, "_accumulators_holder", {})
     longest_first = sorted(cuts, key=len, reverse=True)
     for key, value in waiting.items():
@@ -220,66 +156,3 @@ def _fits(shape: Sequence[int], axes: Mapping[int, npt.NDArray[np.bool_]]) -> bo
     return bool(axes) and all(
         axis < len(shape) and shape[axis] == len(mask) for axis, mask in axes.items()
     )
-
-
-def _set(layer: Any, attribute: str, value: Any) -> list[tuple[Any, str, Any]]:
-    old = getattr(layer, attribute, None)
-    if old is None or old == value:
-        return []
-    setattr(layer, attribute, value)
-    return [(layer, attribute, old)]
-
-
-def _update_widths(
-    model: paddle.nn.Layer, touched: set[str], multipliers: Mapping[str, int]
-) -> list[tuple[Any, str, Any]]:
-    changes: list[tuple[Any, str, Any]] = []
-    for name, layer in model.named_sublayers():
-        weight = getattr(layer, "weight", None)
-        if name not in touched or weight is None:
-            continue
-        shape = tuple(weight.shape)
-        if hasattr(layer, "_groups") and hasattr(layer, "_in_channels") and len(shape) > 2:
-            groups = layer._groups
-            multiplier = multipliers.get(f"{name}.weight")
-            if multiplier:
-                groups = shape[0] // multiplier
-            transposed = "Transpose" in type(layer).__name__
-            wide, narrow = (shape[0], shape[1] * groups)
-            changes += _set(layer, "_groups", groups)
-            changes += _set(layer, "_in_channels", wide if transposed else narrow)
-            changes += _set(layer, "_out_channels", narrow if transposed else wide)
-        elif hasattr(layer, "_num_features"):
-            changes += _set(layer, "_num_features", shape[0])
-        elif hasattr(layer, "_normalized_shape"):
-            changes += _set(layer, "_normalized_shape", list(shape))
-    return changes
-
-
-def _declared_widths(
-    model: paddle.nn.Layer,
-) -> Iterator[tuple[paddle.nn.Layer, list[paddle.nn.Layer]]]:
-    """Composite layers that repeat the widths of convolutions inside them, with those."""
-    for layer in model.sublayers():
-        mine = tuple(getattr(layer, key, None) for key in _DECLARED)
-        if not all(isinstance(value, int) for value in mine):
-            continue
-        twins = [
-            inner
-            for inner in layer.sublayers()
-            if mine == tuple(getattr(inner, "_" + key, None) for key in _DECLARED)
-        ]
-        if twins:
-            yield layer, twins
-
-
-def _update_declared(
-    declared: Sequence[tuple[paddle.nn.Layer, Sequence[paddle.nn.Layer]]],
-) -> list[tuple[Any, str, Any]]:
-    changes: list[tuple[Any, str, Any]] = []
-    for layer, twins in declared:
-        for key in _DECLARED:
-            values = {getattr(inner, "_" + key) for inner in twins}
-            if len(values) == 1:
-                changes += _set(layer, key, values.pop())
-    return changes

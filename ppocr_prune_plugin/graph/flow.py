@@ -40,8 +40,11 @@ class ChannelFlow:
         self.multipliers: dict[str, int] = {}
         self._labels: dict[Value, Atoms] = {}
         self._lists: dict[Value, list[Atoms]] = {}
+        self._aliases: dict[Value, Value] = {}
+        self._claimed: set[str] = set()
         self._joined: list[tuple[Atoms, Atoms]] = []
         self._fixed: list[tuple[Atoms, str]] = []
+        self._summed: list[Atoms] = []
         self._step = 0
 
     # -- atoms of parameters -------------------------------------------------------------------
@@ -49,6 +52,7 @@ class ChannelFlow:
     def axis_atoms(self, parameter: str, axis: int, role: str) -> Atoms:
         """Atoms along an axis of a parameter; an axis of size 1 has none to remove."""
         size = self.program.parameter_shapes[parameter][axis]
+        self._claimed.add(parameter)
         if size == 1:
             return np.full(1, NEUTRAL, dtype=np.int64)
         self.roles.setdefault((parameter, axis), {}).setdefault(role, self._step)
@@ -83,6 +87,20 @@ class ChannelFlow:
         """Give a value its labels, reduced to the axes along which they change."""
         assert value.shape is not None and labels.ndim == len(value.shape)
         self._labels[value] = compress(labels)
+
+    def set_alias(self, value: Value, source: Value) -> None:
+        """A value is a parameter (or another alias of it) under the same first two axes, all
+        others of which have kept their order: a convolution's kernel with an axis of size 1 more.
+        """
+        source = self.resolve(source)
+        if source.parameter is not None and source.shape and value.shape:
+            if value.shape[:2] == source.shape[:2] and len(source.shape) > 1:
+                self._aliases[value] = source
+                self._labels.pop(value, None)
+
+    def resolve(self, value: Value) -> Value:
+        """The parameter that a value is an alias of, or the value itself."""
+        return self._aliases.get(value, value)
 
     def list_label(self, value: Value) -> list[Atoms] | None:
         """Labels of the members of a list of tensors."""
@@ -136,6 +154,10 @@ class ChannelFlow:
         if atoms.size:
             self._fixed.append((atoms, reason))
 
+    def sum_over(self, atoms: Atoms) -> None:
+        """An operation without parameters sums over these channels (which it has joined)."""
+        self._summed.append(atoms[atoms != NEUTRAL])
+
     def fix_value(self, value: Value, reason: str) -> None:
         """Everything that reaches this value stays."""
         for member in value.elements or ():
@@ -151,12 +173,64 @@ class ChannelFlow:
     def next_step(self) -> None:
         """Called before each operation, so that roles remember who came first."""
         self._step += 1
+        self._claimed = set()
+
+    def is_neutral(self, value: Value) -> bool:
+        """No channels of any parameter run through a value: input data, a mask, a number."""
+        if value.parameter is not None or value in self._aliases:
+            return False
+        lists = self._lists.get(value, [])
+        own = self._labels.get(value)
+        return (
+            all(self.is_neutral(member) for member in value.elements or ())
+            and all(bool((labels == NEUTRAL).all()) for labels in lists)
+            and (own is None or bool((own == NEUTRAL).all()))
+        )
+
+    def fix_unclaimed(self, op: Op) -> None:
+        """After a rule: parameters with several axes about which it has said nothing stay."""
+        for value in op.inputs:
+            for member in (value, *(value.elements or ())) if value is not None else ():
+                source = self.resolve(member)
+                aliased = any(self.resolve(output) is source for output in op.outputs)
+                if source.parameter is not None and source.parameter not in self._claimed:
+                    if not aliased:
+                        self.fix_value(
+                            source, f"{where(op)} uses it in a way that no rule explains"
+                        )
+
+    # -- at other widths -----------------------------------------------------------------------
+
+    def atoms_of(self, value: Value) -> Atoms:
+        """The atoms that run through a value, each once."""
+        found = [self._labels[value].reshape(-1)] if value in self._labels else []
+        found += [labels.reshape(-1) for labels in self._lists.get(value, ())]
+        found += [self.atoms_of(member) for member in value.elements or ()]
+        atoms: Atoms = np.unique(np.concatenate([np.full(1, NEUTRAL, dtype=np.int64), *found]))
+        return atoms[atoms != NEUTRAL]
+
+    def shape_after(self, value: Value, removed: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
+        """Shape of a value when these atoms (a mask over all) are gone; None if not known."""
+        labels = self._labels.get(value)
+        if labels is None or value.shape is None:
+            return None
+        left = (labels == NEUTRAL) | ~removed[labels]
+        shape = list(value.shape)
+        for axis, size in enumerate(labels.shape):
+            if size > 1:
+                others = tuple(k for k in range(labels.ndim) if k != axis)
+                shape[axis] = int(left.any(axis=others).sum())
+        return tuple(shape)
 
     # -- result --------------------------------------------------------------------------------
 
     def fixed(self) -> list[tuple[Atoms, str]]:
         """What was fixed, and why, in the order of the program."""
         return self._fixed
+
+    def summed(self) -> Atoms:
+        """What :meth:`sum_over` was told of."""
+        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._summed]))
 
     def components(self) -> Atoms:
         """Component of each atom, after settling values that are cut along several axes."""

@@ -7,8 +7,12 @@ below, so that rules and groups do not depend on PIR's Python bindings.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import paddle
@@ -37,7 +41,9 @@ class Value:
 class Op:
     """One operation: its PIR name without the ``pd_op.`` dialect, operands, results, attributes.
 
-    ``captured`` holds what the blocks inside it (a loop's body, say) use from outside.
+    ``layer`` names the classes of the layers that it ran in, ``site`` the line of the model's code
+    (neither is an identity). ``captured`` holds what the blocks inside it (a loop's body, say) use
+    from outside.
     """
 
     name: str
@@ -45,16 +51,19 @@ class Op:
     outputs: tuple[Value, ...]
     attrs: Mapping[str, Any]
     layer: str = ""
+    site: str = ""
     captured: tuple[Value, ...] = ()
 
 
 @dataclass
 class Program:
-    """A traced network: its operations in order, its parameters and what it returns."""
+    """A traced network: its operations in order, its parameters and what it returns; ``plain``
+    where its code ran as it stands."""
 
     ops: list[Op]
     outputs: list[Value]
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    plain: bool = True
 
 
 def structured_names(model: paddle.nn.Layer) -> dict[str, str]:
@@ -90,25 +99,83 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
     Raises:
         PruneError: Paddle cannot trace the model.
     """
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.train() if training else model.eval()
     try:
-        static = paddle.jit.to_static(
-            _dygraph_forward(model), input_spec=input_specs(inputs), full_graph=True
-        )
-        concrete = static.concrete_program
-        return _copy(concrete.main_program, concrete.outputs, structured_names(model))
-    except PruneError:
-        raise
+        return _trace(model, inputs, training, plain=True)
+    except Exception:  # the model's code asks tensors for their values: let Paddle translate it
+        pass
+    try:
+        return _trace(model, inputs, training, plain=False)
     except Exception as error:
         raise PruneError(
             f"Paddle {paddle.__version__} cannot trace this {type(model).__name__} in "
             f"{'training' if training else 'evaluation'} mode, so its channel groups are unknown "
             f"and it cannot be pruned. Paddle says: {type(error).__name__}: {_first_line(error)}"
         ) from error
+
+
+def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
+    """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
+    gives the same program several times faster than code that Paddle has translated first."""
+    forward = _dygraph_forward(model)
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    model.train() if training else model.eval()
+    try:
+        static = paddle.jit.to_static(
+            _untranslated(model, forward) if plain else forward,
+            input_spec=input_specs(inputs),
+            full_graph=True,
+        )
+        concrete = static.concrete_program
+        copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
+        copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
+        copied.plain = plain
+        return copied
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+def _shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
+    """Of all parameters and buffers: also of those that this mode does not use."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def _untranslated(model: paddle.nn.Layer, forward: Any) -> Any:
+    """``forward`` as a method of the model that Paddle leaves as it is. (Only of a method's model
+    does it list the parameters first, which the layers' names on operations rely on.)"""
+
+    def run(self: paddle.nn.Layer, *inputs: Any) -> Any:
+        return forward(*inputs)
+
+    parameters = inspect.signature(forward).parameters.values()
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
+    return MethodType(paddle.jit.not_to_static(run), model)
+
+
+def trace_as_far(
+    model: paddle.nn.Layer, inputs: Sequence[Any], plain: bool
+) -> tuple[list[Op], bool]:
+    """The operations of the model in training mode, up to the one that cannot be traced, and
+    whether there is none such; traced as a :class:`Program` was."""
+    programs: list[Any] = []
+
+    def remember(layer: paddle.nn.Layer, arguments: Any) -> None:
+        programs[:] = [paddle.static.default_main_program()]
+
+    hooks = [layer.register_forward_pre_hook(remember) for layer in model.sublayers()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first trace has shown them
+            return _trace(model, inputs, True, plain).ops, True
+    except Exception:  # whatever the model's code or Paddle raises at these widths
+        copier = _Copier({})
+        ops = programs[0].global_block().ops if programs else []
+        return [copier.op(raw) for raw in ops], False
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _dygraph_forward(model: paddle.nn.Layer) -> Any:
@@ -129,6 +196,17 @@ def _shape(value: Any) -> tuple[int, ...] | None:
         return None  # a list of tensors has none; reading it raises
 
 
+_PADDLE = str(Path(paddle.__file__).parent)
+
+
+def _site(stack: Sequence[str]) -> str:
+    """The innermost line outside Paddle in an operation's call stack."""
+    for line in reversed(stack):
+        if line.lstrip().startswith("File ") and _PADDLE not in line:
+            return line.strip()
+    return ""
+
+
 class _Copier:
     def __init__(self, names: Mapping[str, str]) -> None:
         self.names = names
@@ -145,7 +223,8 @@ class _Copier:
 
     def op(self, raw: Any) -> Op:
         name = raw.name().removeprefix("pd_op.")
-        attrs = {k: v for k, v in raw.attrs().items() if k not in _DROPPED_ATTRS}
+        given = raw.attrs()
+        attrs = {k: v for k, v in given.items() if k not in _DROPPED_ATTRS}
         inputs = tuple(self.value(v) for v in raw.operands_source())
         outputs = tuple(v for v in map(self.value, raw.results()) if v is not None)
         if name == "builtin.parameter":
@@ -164,6 +243,7 @@ class _Copier:
             outputs=outputs,
             attrs=attrs,
             layer=str(attrs.get("struct_name", "")).strip("/"),
+            site=_site(given.get("op_callstack") or ()),
             captured=tuple(self._captured(raw)),
         )
 

@@ -117,7 +117,7 @@ def _rebuild(
     surgery.resize(
         model,
         surgery.shapes_after(network.graph, plan.kept_channels()),
-        network.graph.multipliers,
+        network.graph,
     )
     logger.info(f"prune: rebuilt the pruned network of {path}: {summary(plan, None, None, None)}")
     return plan

@@ -31,9 +31,18 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def find_rule(name: str) -> Rule | None:
-    """The rule of an operation, or None."""
-    return _RULES.get(name)
+    """The rule of an operation, or None. An in-place form (``relu_``) has its plain form's."""
+    return _RULES.get(name) or _RULES.get(name.removesuffix("_"))
 
 
 # The families register themselves; they need `rule` from above.
-from . import convolution, elementwise, linear, normalisation, reduction, shape  # noqa: E402, F401
+from . import (  # noqa: E402, F401
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    normalisation,
+    recurrent,
+    reduction,
+    shape,
+)

@@ -40,6 +40,7 @@ def _couple(flow: ChannelFlow, op: Op, weight: Value | None, transposed: bool) -
     """
     x = op.inputs[0]
     assert x is not None and weight is not None
+    weight = flow.resolve(weight)
     if weight.parameter is None or weight.shape is None or x.shape is None:
         for value in (x, weight):
             flow.fix_value(value, f"{where(op)} has a computed kernel")

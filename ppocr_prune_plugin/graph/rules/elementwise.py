@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..flow import NEUTRAL, ChannelFlow, where
+from ..flow import NEUTRAL, Atoms, ChannelFlow, where
 from ..trace import Op, Value
 from . import rule
 
 
 @rule(
-    *("relu", "relu6", "leaky_relu", "prelu_scalar", "hardswish", "hardsigmoid", "hardtanh"),
-    *("sigmoid", "swish", "silu", "tanh", "gelu", "elu", "selu", "mish", "softplus", "exp", "log"),
-    *("sqrt", "rsqrt", "square", "abs", "reciprocal", "scale", "scale_", "pow", "clip", "cast"),
-    *("dropout", "assign", "assign_out_", "full_like", "isnan", "isinf", "floor", "round", "sign"),
-    *("share_data_", "relu_", "logical_not", "erf", "sin", "cos"),
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "swish", "mish"),
+    *("hardswish", "hardsigmoid", "hardtanh", "hardshrink", "softshrink", "tanh_shrink"),
+    *("thresholded_relu", "softplus", "softsign", "stanh", "logsigmoid", "sigmoid", "logit"),
+    *("exp", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "square", "reciprocal"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "erfinv"),
+    *("abs", "sign", "floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"),
+    *("logical_not", "bitwise_not", "scale", "pow", "clip", "cast", "increment", "dropout"),
+    *("assign", "assign_out", "share_data", "memcpy", "full_like", "nan_to_num", "print"),
 )
 def same_place(flow: ChannelFlow, op: Op) -> None:
     """One operand; further ones are scalars that set up the operation."""
@@ -23,12 +26,15 @@ def same_place(flow: ChannelFlow, op: Op) -> None:
     for output in op.outputs:
         if output.shape == x.shape and output.shape is not None:
             flow.set_label(output, flow.label(x))
+    if op.name in ("assign", "cast", "share_data"):
+        flow.set_alias(op.outputs[0], x)
 
 
 @rule(
     *("add", "subtract", "multiply", "divide", "maximum", "minimum", "elementwise_pow", "where"),
-    *("add_", "subtract_", "multiply_", "divide_", "equal", "not_equal", "less_than", "fmax"),
-    *("greater_than", "less_equal", "greater_equal", "logical_and", "logical_or", "remainder"),
+    *("equal", "not_equal", "less_than", "less_equal", "greater_than", "greater_equal", "fmax"),
+    *("fmin", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or"),
+    *("bitwise_xor", "remainder", "floor_divide", "atan2", "lerp", "expand_as"),
 )
 def broadcast(flow: ChannelFlow, op: Op) -> None:
     """Several operands, broadcast as NumPy does."""
@@ -44,13 +50,17 @@ def sum_of_list(flow: ChannelFlow, op: Op) -> None:
 
 
 def meet(flow: ChannelFlow, op: Op, operands: list[Value]) -> None:
-    """Join the labels of operands that are combined element by element."""
+    """Label the result of operands that are combined element by element."""
     out = op.outputs[0]
     if out.shape is None or any(v.shape is None for v in operands):
         for value in operands:
             flow.fix_value(value, f"{where(op)}: shape unknown")
         return
-    ndim = len(out.shape)
+    flow.set_label(out, joined(flow, op, operands, len(out.shape)))
+
+
+def joined(flow: ChannelFlow, op: Op, operands: list[Value], ndim: int) -> Atoms:
+    """Join the labels of operands that are broadcast to ``ndim`` axes; what all have then."""
 
     def aligned(shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1,) * (ndim - len(shape)) + shape
@@ -81,4 +91,4 @@ def meet(flow: ChannelFlow, op: Op, operands: list[Value]) -> None:
         if any(size > 1 and shape[axis] > 1 for axis, size in enumerate(target)):
             bare = np.broadcast_to(labels, target) == NEUTRAL
             flow.fix(result[bare], f"{where(op)} meets a tensor of fixed size")
-    flow.set_label(out, result)
+    return result

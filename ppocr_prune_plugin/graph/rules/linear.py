@@ -1,4 +1,4 @@
-"""Matrix products: rows and columns of a weight, or two activations."""
+"""Matrix products with a weight: its rows are summed over, its columns come out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import numpy as np
 from ..flow import IN, NEUTRAL, OUT, ChannelFlow, where
 from ..trace import Op
 from . import rule
+from .product import multiply_activations
 
 
-@rule("matmul")
+@rule("matmul", "bmm")
 def matmul(flow: ChannelFlow, op: Op) -> None:
-    """``x [..., k] @ weight [k, n]``; products of two activations are kept as they are."""
+    """``x [..., k] @ weight [k, n]``; for two activations see :mod:`.product`."""
     x, y = op.inputs[0], op.inputs[1]
     assert x is not None and y is not None
     transposed = bool(op.attrs.get("transpose_x")), bool(op.attrs.get("transpose_y"))
     weight = y.parameter is not None and len(y.shape or ()) == 2
     if not weight or x.shape is None or transposed[0] or x.parameter is not None:
+        if x.parameter is None and y.parameter is None:
+            multiply_activations(flow, op, x, y, transposed)
+            return
         for value in (x, y):
-            flow.fix_value(value, f"{where(op)} multiplies two activations")
+            flow.fix_value(value, f"{where(op)} multiplies by a parameter of an unusual form")
         return
     assert y.parameter is not None
     inner, outer = (1, 0) if transposed[1] else (0, 1)

@@ -2,20 +2,87 @@
 
 from __future__ import annotations
 
-from ..flow import AFFINE, ChannelFlow
-from ..trace import Op
+from ..flow import AFFINE, NEUTRAL, ChannelFlow, where
+from ..trace import Op, Value
 from . import rule
 
 
-@rule("batch_norm_", "batch_norm", "sync_batch_norm_", "instance_norm")
+@rule("batch_norm", "sync_batch_norm", "instance_norm")
 def batch_norm(flow: ChannelFlow, op: Op) -> None:
     """Statistics are taken per channel, so that channels do not see each other; instance norm
     takes them per picture as well."""
+    x, axis = _channel_axis(op)
+    channels = flow.channels(x, axis, op)
+    _bind_all(flow, op, channels)
+    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+
+
+@rule("prelu")
+def prelu(flow: ChannelFlow, op: Op) -> None:
+    """A slope for all, per channel, or per element (which fixes the channels)."""
+    x, axis = _channel_axis(op)
+    alpha = op.inputs[1]
+    if op.attrs.get("mode") == "all":
+        flow.set_label(op.outputs[0], flow.label(x))
+        return
+    if op.attrs.get("mode") != "channel":
+        for value in (x, alpha):
+            flow.fix_value(value, f"{where(op)} has a slope for every element")  # type: ignore[arg-type]
+        return
+    channels = flow.channels(x, axis, op)
+    _bind_all(flow, op, channels)
+    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(flow: ChannelFlow, op: Op) -> None:
+    """Over the last axes. Where the channels run along the only normalised axis, what is left is
+    normalised by its own mean and variance; over several axes, they are kept."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
-    axis = len(x.shape) - 1 if op.attrs.get("data_format") == "NHWC" else min(1, len(x.shape) - 1)
-    channels = flow.channels(x, axis, op)
+    ndim = len(x.shape)
+    begin = int(op.attrs.get("begin_norm_axis", ndim - 1)) % ndim
+    labels = flow.label(x)
+    along_others = all(size == 1 for size in labels.shape[begin:])
+    if begin == ndim - 1 and not along_others:
+        channels = flow.channels(x, -1, op)
+        _bind_all(flow, op, channels)
+        flow.set_label(op.outputs[0], flow.along(ndim, -1, channels))
+        return
+    if not along_others:
+        flow.fix(labels, f"{where(op)} normalises several axes at once")
     for parameter in op.inputs[1:]:
-        if parameter is not None and parameter.parameter is not None:
-            flow.bind(channels, parameter, 0, AFFINE, op)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape), axis, channels))
+        if parameter is not None:
+            flow.fix_value(parameter, f"{where(op)} normalises an axis of fixed size")
+    flow.set_label(op.outputs[0], labels)
+
+
+@rule("group_norm")
+def group_norm(flow: ChannelFlow, op: Op) -> None:
+    """Groups of channels are normalised together: each loses the same ones."""
+    x, axis = _channel_axis(op)
+    groups = int(op.attrs.get("groups", 1))
+    channels = flow.channels(x, axis, op)
+    parts = channels.reshape(groups, -1)
+    flow.join(parts[:1], parts)
+    flow.fix(parts[:, (parts == NEUTRAL).any(0)], f"{where(op)} reads fixed channels")
+    _bind_all(flow, op, channels)
+    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+
+
+def _channel_axis(op: Op) -> tuple[Value, int]:
+    x = op.inputs[0]
+    assert x is not None and x.shape is not None
+    last = str(op.attrs.get("data_format", "NCHW")) in ("NHWC", "NLC", "NDHWC")
+    return x, len(x.shape) - 1 if last else min(1, len(x.shape) - 1)
+
+
+def _bind_all(flow: ChannelFlow, op: Op, channels: object) -> None:
+    """Couple every number per channel that the operation reads with the channels."""
+    for parameter in op.inputs[1:]:
+        if parameter is None:
+            continue
+        if parameter.parameter is not None:
+            flow.bind(channels, parameter, 0, AFFINE, op)  # type: ignore[arg-type]
+        else:
+            flow.fix(channels, f"{where(op)} has computed scales")  # type: ignore[arg-type]

@@ -7,9 +7,13 @@ import numpy as np
 from ..flow import ChannelFlow, where
 from ..trace import Op
 from . import rule
+from .constants import axes_of
 
 
-@rule("pool2d", "max_pool2d_with_index", "nearest_interp", "bilinear_interp", "bicubic_interp")
+@rule(
+    *("pool2d", "pool3d", "max_pool2d_with_index", "max_pool3d_with_index", "lp_pool2d"),
+    *("nearest_interp", "bilinear_interp", "bicubic_interp", "linear_interp", "trilinear_interp"),
+)
 def spatial(flow: ChannelFlow, op: Op) -> None:
     """Pooling and resizing: only the last two (or, channel last, middle) axes change."""
     x = op.inputs[0]
@@ -22,7 +26,10 @@ def spatial(flow: ChannelFlow, op: Op) -> None:
             flow.set_label(output, labels)
 
 
-@rule("mean", "sum", "max", "min", "amax", "amin", "prod", "argmax", "argmin", "any", "all")
+@rule(
+    *("mean", "sum", "max", "min", "amax", "amin", "prod", "any", "all", "mean_all"),
+    *("argmax", "argmin", "logsumexp", "p_norm", "squared_l2_norm", "median"),
+)
 def reduction(flow: ChannelFlow, op: Op) -> None:
     """A mean (or sum, or maximum) over channels is another one with fewer of them: kept whole."""
     x, out = op.inputs[0], op.outputs[0]
@@ -31,7 +38,9 @@ def reduction(flow: ChannelFlow, op: Op) -> None:
         flow.fix_value(x, f"{where(op)}: shape unknown")
         return
     labels = flow.label(x)
-    axes = _axes(op, len(x.shape))
+    axes = axes_of(op, len(x.shape))
+    if op.attrs.get("asvector") or op.name in ("mean_all", "squared_l2_norm"):
+        axes = list(range(len(x.shape)))
     if axes is None:
         flow.fix(labels, f"{where(op)} reduces axes that are not known")
         return
@@ -47,24 +56,13 @@ def reduction(flow: ChannelFlow, op: Op) -> None:
         flow.fix(labels, f"{where(op)} flattens first")
 
 
-def _axes(op: Op, ndim: int) -> list[int] | None:
-    raw = op.attrs.get("axis", op.attrs.get("axes"))
-    if raw is None:
-        constants = [v.constant for v in op.inputs[1:] if v is not None]
-        raw = constants[0] if constants else None
-    if raw is None:
-        return None
-    axes = [int(axis) % ndim for axis in (raw if isinstance(raw, list | tuple) else [raw])]
-    return axes or list(range(ndim))
-
-
-@rule("softmax", "log_softmax", "cumsum")
+@rule("softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp")
 def along_one_axis(flow: ChannelFlow, op: Op) -> None:
     """Every element sees the others on its axis, so that this axis is kept whole."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
     labels = flow.label(x)
-    axes = _axes(op, len(x.shape))
+    axes = axes_of(op, len(x.shape))
     if axes is None or op.outputs[0].shape != x.shape:
         flow.fix(labels, f"{where(op)} runs over axes that are not known")
         return

@@ -7,7 +7,8 @@ import numpy as np
 from ..flow import NEUTRAL, Atoms, ChannelFlow, where
 from ..trace import Op
 from . import rule
-from .elementwise import meet
+from .constants import scalar
+from .elementwise import joined, meet
 
 
 @rule("builtin.parameter", "builtin.combine", "data", "full", "full_int_array", "shape", "shape64")
@@ -15,9 +16,7 @@ def nothing(flow: ChannelFlow, op: Op) -> None:
     """Sources and shapes: there are no channels to hand on."""
 
 
-@rule(
-    "reshape", "reshape_", "flatten", "flatten_", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_"
-)
+@rule("reshape", "flatten", "squeeze", "unsqueeze", "view_shape")
 def reshape(flow: ChannelFlow, op: Op) -> None:
     """Row-major order stays, whatever the axes are called."""
     x, out = op.inputs[0], op.outputs[0]
@@ -28,17 +27,56 @@ def reshape(flow: ChannelFlow, op: Op) -> None:
         return
     if labels.size == 1:
         flow.set_label(out, labels.reshape((1,) * len(out.shape)))
+        if op.name in ("squeeze", "unsqueeze"):
+            flow.set_alias(out, x)
     else:
         flow.set_label(out, np.broadcast_to(labels, x.shape).reshape(out.shape))
 
 
-@rule("transpose", "transpose_")
+@rule("transpose")
 def transpose(flow: ChannelFlow, op: Op) -> None:
     """Axes change places."""
     x = op.inputs[0]
     assert x is not None
     order = [int(axis) for axis in op.attrs["perm"]]
     flow.set_label(op.outputs[0], flow.label(x).transpose(order))
+
+
+@rule("expand")
+def expand(flow: ChannelFlow, op: Op) -> None:
+    """Axes of size 1 are repeated, new ones come in front."""
+    x, out = op.inputs[0], op.outputs[0]
+    assert x is not None
+    labels = flow.label(x)
+    if out.shape is None:
+        flow.fix(labels, f"{where(op)}: shape unknown")
+        return
+    flow.set_label(out, labels.reshape((1,) * (len(out.shape) - labels.ndim) + labels.shape))
+
+
+@rule("stack")
+def stack(flow: ChannelFlow, op: Op) -> None:
+    """Tensors of one shape side by side along a new axis: they lose the same channels."""
+    values, out = op.inputs[0], op.outputs[0]
+    assert values is not None and out.shape is not None
+    members = list(values.elements or ())
+    labels = joined(flow, op, members, len(out.shape) - 1)
+    flow.set_label(out, np.expand_dims(labels, int(op.attrs["axis"]) % len(out.shape)))
+
+
+@rule("unbind", "unstack")
+def unbind(flow: ChannelFlow, op: Op) -> None:
+    """The slices along one axis, which has as many as it had."""
+    x = op.inputs[0]
+    assert x is not None and x.shape is not None
+    labels = flow.label(x)
+    axis = int(op.attrs["axis"]) % labels.ndim
+    count = x.shape[axis]
+    flow.keep_whole(labels, axis, f"{where(op)} picks channels by number")
+    if sum(size > 1 for size in labels.shape) == 1 and labels.shape[axis] > 1:
+        labels = np.full((1,) * labels.ndim, NEUTRAL, dtype=np.int64)
+    steps = range(count) if labels.shape[axis] > 1 else [0] * count
+    flow.set_list_label(op.outputs[0], [np.asarray(labels.take(k, axis=axis)) for k in steps])
 
 
 @rule("concat")
@@ -53,7 +91,7 @@ def concat(flow: ChannelFlow, op: Op) -> None:
             flow.fix_value(value, f"{where(op)}: shape unknown")
         return
     ndim = len(out.shape)
-    axis = int(_scalar(axis_value.constant)) % ndim
+    axis = int(scalar(axis_value.constant)) % ndim
     labels = [flow.label(v, (axis,)) for v in members]
     others = [max(a.shape[k] for a in labels) for k in range(ndim)]
     if all(a.shape[axis] == 1 for a in labels) and max(others) > 1:
@@ -73,7 +111,7 @@ def split_evenly(flow: ChannelFlow, op: Op) -> None:
     """Equal parts stay equal when each loses the same channels."""
     x, axis_value = op.inputs[0], op.inputs[-1]
     assert x is not None and x.shape is not None and axis_value is not None
-    axis = int(_scalar(axis_value.constant)) % len(x.shape)
+    axis = int(scalar(axis_value.constant)) % len(x.shape)
     parts = int(op.attrs["num"])
     labels = flow.label(x)
     if labels.shape[axis] == 1:
@@ -90,7 +128,7 @@ def split_by_sizes(flow: ChannelFlow, op: Op) -> None:
     """Sizes are written in the model's code: the axis is kept whole."""
     x, sizes_value, axis_value = op.inputs[0], op.inputs[1], op.inputs[2]
     assert x is not None and x.shape is not None and axis_value is not None
-    axis = int(_scalar(axis_value.constant)) % len(x.shape)
+    axis = int(scalar(axis_value.constant)) % len(x.shape)
     labels = flow.label(x)
     flow.keep_whole(labels, axis, f"{where(op)} has its sizes in the model's code")
     sizes = sizes_value.constant if sizes_value is not None else None
@@ -145,10 +183,3 @@ def slice_(flow: ChannelFlow, op: Op) -> None:
             flow.set_label(op.outputs[0], labels)
             return
     flow.fix(labels, f"{where(op)} drops an axis of channels")
-
-
-def _scalar(constant: object) -> float:
-    if isinstance(constant, list | tuple):
-        return float(constant[0])
-    assert isinstance(constant, int | float)
-    return float(constant)

@@ -1,0 +1,176 @@
+"""Give the parameters of a live model other widths, in place, and put them back.
+
+Parameters keep their identity; what layers note of their widths follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from .channels import ChannelGraph, SizeAttribute
+
+Array = npt.NDArray[Any]
+
+# Widths that PaddleOCR's composite layers repeat from the convolutions inside them.
+_DECLARED = ("in_channels", "out_channels", "groups")
+
+
+@dataclass
+class Undo:
+    """What it takes to put a model back as it was."""
+
+    arrays: dict[str, Array] = field(default_factory=dict)
+    attributes: list[tuple[Any, str, Any]] = field(default_factory=list)
+
+
+def shapes_after(
+    graph: ChannelGraph, kept_channels: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters when groups keep that many channels; exact, nothing is cut."""
+    shapes = {name: list(shape) for name, shape in graph.shapes.items()}
+    for group in graph.groups:
+        kept = kept_channels.get(group.name, group.size)
+        if kept != group.size:
+            for member in group.members:
+                lost = (group.size - kept) * member.indices.shape[1]
+                shapes[member.parameter][member.axis] -= lost
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def resize(
+    model: paddle.nn.Layer, shapes: Mapping[str, Sequence[int]], graph: ChannelGraph
+) -> Undo:
+    """Give parameters other shapes, filled with zeros: the frame for weights loaded next."""
+    tensors = tensors_of(model)
+    arrays = {
+        name: np.zeros(tuple(shape), dtype=tensors[name].numpy().dtype)
+        for name, shape in shapes.items()
+        if tuple(tensors[name].shape) != tuple(shape)
+    }
+    return set_arrays(model, arrays, graph)
+
+
+def set_arrays(model: paddle.nn.Layer, arrays: Mapping[str, Array], graph: ChannelGraph) -> Undo:
+    """Write arrays of any shape into parameters, and tell the layers their new widths."""
+    tensors = tensors_of(model)
+    undo = Undo({name: tensors[name].numpy() for name in arrays})
+    declared = list(_declared_widths(model))
+    for name, array in arrays.items():
+        write(tensors[name], array)
+    undo.attributes += _update_widths(
+        model, {name.rpartition(".")[0] for name in arrays}, graph.multipliers
+    )
+    undo.attributes += _update_declared(declared)
+    undo.attributes += _update_sizes(model, tensors, graph.attributes)
+    return undo
+
+
+def restore(model: paddle.nn.Layer, undo: Undo) -> None:
+    """Put a model back as it was before :func:`prune`."""
+    tensors = tensors_of(model)
+    for name, array in undo.arrays.items():
+        write(tensors[name], array)
+    for layer, attribute, value in reversed(undo.attributes):
+        setattr(layer, attribute, value)
+
+
+def tensors_of(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """Parameters and buffers by structured name."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def write(tensor: paddle.Tensor, array: Array) -> None:
+    """Give a tensor another value of any shape; it stays the same tensor."""
+    # `set_value` refuses another shape; the dense tensor underneath does not.
+    place = paddle.framework._current_expected_place()
+    tensor.get_tensor().set(np.ascontiguousarray(array), place)
+    if not tensor.stop_gradient:
+        tensor.clear_gradient(False)
+
+
+def _set(layer: Any, attribute: str, value: Any) -> list[tuple[Any, str, Any]]:
+    old = getattr(layer, attribute, None)
+    if old is None or old == value:
+        return []
+    setattr(layer, attribute, value)
+    return [(layer, attribute, old)]
+
+
+def _update_widths(
+    model: paddle.nn.Layer, touched: set[str], multipliers: Mapping[str, int]
+) -> list[tuple[Any, str, Any]]:
+    changes: list[tuple[Any, str, Any]] = []
+    for name, layer in model.named_sublayers():
+        weight = getattr(layer, "weight", getattr(layer, "scale", None))
+        if name not in touched:
+            continue
+        if hasattr(layer, "weight_ih_l0") and hasattr(layer, "input_size"):
+            changes += _set(layer, "input_size", layer.weight_ih_l0.shape[1])
+        if not isinstance(weight, paddle.Tensor):
+            continue
+        shape = tuple(weight.shape)
+        if hasattr(layer, "_groups") and hasattr(layer, "_in_channels") and len(shape) > 2:
+            groups = layer._groups
+            multiplier = multipliers.get(f"{name}.weight")
+            if multiplier:
+                groups = shape[0] // multiplier
+            transposed = "Transpose" in type(layer).__name__
+            wide, narrow = (shape[0], shape[1] * groups)
+            changes += _set(layer, "_groups", groups)
+            changes += _set(layer, "_in_channels", wide if transposed else narrow)
+            changes += _set(layer, "_out_channels", narrow if transposed else wide)
+        elif hasattr(layer, "_num_features"):
+            changes += _set(layer, "_num_features", shape[0])
+        elif hasattr(layer, "_num_channels"):
+            changes += _set(layer, "_num_channels", shape[0])
+        elif hasattr(layer, "_normalized_shape"):
+            changes += _set(layer, "_normalized_shape", list(shape))
+    return changes
+
+
+def _declared_widths(
+    model: paddle.nn.Layer,
+) -> Iterator[tuple[paddle.nn.Layer, list[paddle.nn.Layer]]]:
+    """Composite layers that repeat the widths of convolutions inside them, with those."""
+    for layer in model.sublayers():
+        mine = tuple(getattr(layer, key, None) for key in _DECLARED)
+        if not all(isinstance(value, int) for value in mine):
+            continue
+        twins = [
+            inner
+            for inner in layer.sublayers()
+            if mine == tuple(getattr(inner, "_" + key, None) for key in _DECLARED)
+        ]
+        if twins:
+            yield layer, twins
+
+
+def _update_declared(
+    declared: Sequence[tuple[paddle.nn.Layer, Sequence[paddle.nn.Layer]]],
+) -> list[tuple[Any, str, Any]]:
+    changes: list[tuple[Any, str, Any]] = []
+    for layer, twins in declared:
+        for key in _DECLARED:
+            values = {getattr(inner, "_" + key) for inner in twins}
+            if len(values) == 1:
+                changes += _set(layer, key, values.pop())
+    return changes
+
+
+def _update_sizes(
+    model: paddle.nn.Layer,
+    tensors: Mapping[str, paddle.Tensor],
+    attributes: Sequence[SizeAttribute],
+) -> list[tuple[Any, str, Any]]:
+    changes: list[tuple[Any, str, Any]] = []
+    layers = dict(model.named_sublayers(include_self=True)) if attributes else {}
+    for item in attributes:
+        size = item.at(tensors[item.parameter].shape[item.axis])
+        changes += _set(layers[item.layer], item.name, size)
+    return changes
