@@ -59,7 +59,7 @@ def check(model: nn.Layer, shape: tuple[int, ...] = SHAPE, **sizes: int) -> Chan
     for chosen in [*([plan] for plan in plans), plans]:
         every = [(m, plan.removed) for plan in chosen for m in graph[plan.name].members]
         with partial_norms(model, every):
-            expected = _ignoring(model, [item for item in every if _read(graph, item[0])], shape)
+            expected = _ignoring(model, [item for item in every if is_read(graph, item[0])], shape)
         undo = surgery.prune(model, graph, chosen)
         pruned = outputs(model, shape)
         surgery.restore(model, undo)
@@ -72,7 +72,7 @@ def check(model: nn.Layer, shape: tuple[int, ...] = SHAPE, **sizes: int) -> Chan
     return graph
 
 
-def _read(graph: ChannelGraph, member: Member) -> bool:
+def is_read(graph: ChannelGraph, member: Member) -> bool:
     """Whether a member is to be zeroed for its channels to be ignored: an input of a layer; where
     two activations are multiplied, there are none, and channels of zeros count for nothing."""
     group = next(group for group in graph.groups if member in group.members)
@@ -91,7 +91,7 @@ class _PartialLayerNorm(nn.LayerNorm):
     """A layer norm whose mean and variance are those of the channels that ``kept`` marks."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        part = x[..., paddle.to_tensor(np.flatnonzero(self.kept))]
+        part = paddle.index_select(x, paddle.to_tensor(np.flatnonzero(self.kept)), axis=-1)
         mean = part.mean(-1, keepdim=True)
         variance = part.var(-1, unbiased=False, keepdim=True)
         return (x - mean) / paddle.sqrt(variance + self._epsilon) * self.weight + self.bias

@@ -13,6 +13,7 @@ from paddle import nn
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.graph.cost import CostModel, cost_model, cost_of_program
+from ppocr_prune_plugin.graph.groups import build_graph
 from ppocr_prune_plugin.plan import GroupPlan
 
 GetDetector = Callable[[str], Detector]
@@ -144,6 +145,29 @@ def test_linear_and_shared_layers() -> None:
     assert costs.flops(shapes) == 2 * 5 * 4 * 4
     assert costs.params(shapes) == 20
     assert costs.deployed == {"layer.weight", "layer.bias"}
+
+
+def test_recurrent_layers() -> None:
+    """Every weight is multiplied once per step in time, whatever the layer and direction; pruning
+    the input makes it cheaper by what it no longer reads."""
+
+    class Recurrent(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(3, 6)
+            self.lstm = nn.LSTM(6, 4, num_layers=2, direction="bidirectional")
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.lstm(self.stem(x))[0]
+
+    model, inputs = Recurrent(), [([1, 5, 3], "float32")]
+    graph, costs = build_graph(model, inputs), cost_model(model, inputs)
+    gates, directions, steps = 4 * 4, 2, 5
+    layers = (6 + 4) + (2 * 4 + 4)  # what each layer reads: its input and its state
+    assert costs.flops(graph.shapes) == steps * (3 * 6 + directions * gates * layers)
+    narrow = surgery.shapes_after(graph, {"stem": 4})
+    lost = steps * (3 * 2 + directions * gates * 2)
+    assert costs.flops(graph.shapes) - costs.flops(narrow) == lost
 
 
 def test_training_branches_are_parameters_but_no_flops(detector: GetDetector) -> None:

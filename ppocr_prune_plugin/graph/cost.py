@@ -1,10 +1,12 @@
 """FLOPs and parameters of a network, before and after channels are removed.
 
 FLOPs are multiply-accumulates counted once, of convolutions and matrix products with weights, as
-PaddleSlim counts them; activations, normalisations and biases are left out. Every such operation
-costs *positions x size of its weight*, where positions are output pixels (input pixels of a
-transposed convolution) or rows. Positions do not change when channels are removed, so the exact
-cost of any combination of ratios follows from the weights' new shapes alone.
+PaddleSlim counts them; activations, normalisations, biases and products of two activations (the
+scores of an attention) are left out. Every such operation costs *positions x size of its weight*,
+where positions are output pixels (input pixels of a transposed convolution), rows, or steps in
+time (of a recurrent layer, for each direction and layer). Positions do not change when channels
+are removed, so the exact cost of any combination of ratios follows from the weights' new shapes
+alone.
 """
 
 from __future__ import annotations
@@ -67,10 +69,29 @@ def cost_of_program(
 def _positions(program: Program) -> dict[str, int]:
     counts: dict[str, int] = {}
     for op in program.ops:
-        found = _weight_and_positions(op)
-        if found is not None:
-            counts[found[0]] = counts.get(found[0], 0) + found[1]
+        for weight, positions in _weights_and_positions(op):
+            counts[weight] = counts.get(weight, 0) + positions
     return counts
+
+
+def _weights_and_positions(op: Op) -> list[tuple[str, int]]:
+    if op.name == "rnn":
+        return _of_rnn(op)
+    found = _weight_and_positions(op)
+    return [] if found is None else [found]
+
+
+def _of_rnn(op: Op) -> list[tuple[str, int]]:
+    """``x [time, batch, in]``, and a list of weights (two axes) and biases (one)."""
+    x, weights = op.inputs[0], op.inputs[2]
+    if x is None or x.shape is None or weights is None:
+        return []
+    steps = prod(x.shape[:2])
+    return [
+        (weight.parameter, steps)
+        for weight in weights.elements or ()
+        if weight.parameter is not None and len(weight.shape or ()) == 2
+    ]
 
 
 def _weight_and_positions(op: Op) -> tuple[str, int] | None:
@@ -88,7 +109,7 @@ def _weight_and_positions(op: Op) -> tuple[str, int] | None:
     if op.name in ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose"):
         pixels = x.shape[1:-1] if last else x.shape[2:]
         return weight.parameter, x.shape[0] * prod(pixels)
-    if op.name == "matmul":
+    if op.name == "matmul" and len(weight.shape or ()) == 2:
         return weight.parameter, prod(x.shape[:-1])
     return None
 
