@@ -147,6 +147,12 @@ class ChannelFlow:
         if mask.any():
             self._joined.append((a[mask], b[mask]))
 
+    def join_rows(self, rows: Atoms, op: Op) -> None:
+        """Rows of channels, 2-D, that have to stay equally wide: what stays in one of them stays
+        in all."""
+        self.join(rows.max(axis=0, keepdims=True), rows)
+        self.fix(rows[:, (rows == NEUTRAL).any(axis=0)], f"{where(op)} meets channels that stay")
+
     def fix(self, atoms: Atoms, reason: str) -> None:
         """These atoms stay."""
         atoms = np.unique(atoms)

@@ -150,9 +150,7 @@ def _blocks(flow: ChannelFlow, op: Op, block: int) -> None:
     assert x is not None and x.shape is not None
     axis = len(x.shape) - 1 if str(op.attrs.get("data_format", "NCHW")).endswith("C") else 1
     parts = flow.channels(x, axis, op).reshape(-1, block)
-    flow.join(parts[:, :1], parts)
-    mixed = (parts == NEUTRAL).any(1)
-    flow.fix(parts[mixed], f"{where(op)} meets channels that stay")
+    flow.join_rows(parts.T, op)
     flow.set_label(out, flow.along(len(x.shape), axis, parts[:, 0].copy()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..flow import AFFINE, NEUTRAL, ChannelFlow, where
+from ..flow import AFFINE, Atoms, ChannelFlow, where
 from ..trace import Op, Value
 from . import rule
 
@@ -26,8 +26,9 @@ def prelu(flow: ChannelFlow, op: Op) -> None:
         flow.set_label(op.outputs[0], flow.label(x))
         return
     if op.attrs.get("mode") != "channel":
+        assert alpha is not None
         for value in (x, alpha):
-            flow.fix_value(value, f"{where(op)} has a slope for every element")  # type: ignore[arg-type]
+            flow.fix_value(value, f"{where(op)} has a slope for every element")
         return
     channels = flow.channels(x, axis, op)
     _bind_all(flow, op, channels)
@@ -63,9 +64,7 @@ def group_norm(flow: ChannelFlow, op: Op) -> None:
     x, axis = _channel_axis(op)
     groups = int(op.attrs.get("groups", 1))
     channels = flow.channels(x, axis, op)
-    parts = channels.reshape(groups, -1)
-    flow.join(parts[:1], parts)
-    flow.fix(parts[:, (parts == NEUTRAL).any(0)], f"{where(op)} reads fixed channels")
+    flow.join_rows(channels.reshape(groups, -1), op)
     _bind_all(flow, op, channels)
     flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
 
@@ -77,12 +76,12 @@ def _channel_axis(op: Op) -> tuple[Value, int]:
     return x, len(x.shape) - 1 if last else min(1, len(x.shape) - 1)
 
 
-def _bind_all(flow: ChannelFlow, op: Op, channels: object) -> None:
+def _bind_all(flow: ChannelFlow, op: Op, channels: Atoms) -> None:
     """Couple every number per channel that the operation reads with the channels."""
     for parameter in op.inputs[1:]:
         if parameter is None:
             continue
         if parameter.parameter is not None:
-            flow.bind(channels, parameter, 0, AFFINE, op)  # type: ignore[arg-type]
+            flow.bind(channels, parameter, 0, AFFINE, op)
         else:
-            flow.fix(channels, f"{where(op)} has computed scales")  # type: ignore[arg-type]
+            flow.fix(channels, f"{where(op)} has computed scales")
