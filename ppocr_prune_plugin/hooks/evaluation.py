@@ -60,7 +60,9 @@ class PaddleOCREvaluation:
         self.images = self._batches.images
         self.sizes: Sequence[int] = self._batches.sizes
         self.data = f"{self.images} images, checksum {self._batches.checksum:08x}"
-        self.activations = ArrayStore(self._batches.store.left, folder)
+        self.activations = ArrayStore(
+            self._batches.store.left, folder, disk=options.cache_mb * 2**20
+        )
         self.current: int | None = None
         self._states = MetricStates(arguments["eval_class"])
         self._unpruned: list[State] | None = None

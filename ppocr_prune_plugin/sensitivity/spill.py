@@ -15,11 +15,13 @@ import paddle
 class ArrayStore:
     """Nested lists, tuples and dicts of arrays by key, at most ``budget`` bytes of them in memory.
 
-    The others go to a temporary folder below ``folder``, which is removed with the object.
+    The others go to a temporary folder below ``folder``, which is removed with the object. With
+    ``disk`` those are so many bytes at most, and what is beyond is not kept.
     """
 
-    def __init__(self, budget: int, folder: Path) -> None:
-        self._budget, self._folder = budget, folder
+    def __init__(self, budget: int, folder: Path, disk: int | None = None) -> None:
+        self._budget, self._folder, self._disk = budget, folder, disk
+        self._on_disk = 0
         self._memory: dict[Hashable, Any] = {}
         self._files: dict[Hashable, Path] = {}
         self._left = budget
@@ -44,8 +46,9 @@ class ArrayStore:
         if self._left >= size:
             self._left -= size
             self._memory[key] = value
-        else:
+        elif self._disk is None or self._on_disk + size <= self._disk:
             self._files[key] = self._write(value)
+            self._on_disk += size
 
     def _write(self, value: Any) -> Path:
         if self._spill is None:
@@ -67,7 +70,7 @@ class ArrayStore:
         """Forget everything and remove what was spilled."""
         self._memory.clear()
         self._files.clear()
-        self._left = self._budget
+        self._left, self._on_disk = self._budget, 0
         if self._spill is not None:
             self._spill.cleanup()
             self._spill = None
