@@ -32,7 +32,7 @@ class Detector:
     """A trained detector that can be pruned and evaluated.
 
     ``loop()`` evaluates it as PaddleOCR does, on its own data loader, which reads every picture
-    anew; ``evaluation`` is the plugin's.
+    anew; ``evaluation`` is the plugin's; ``open_recalibration`` is called while it is unpruned.
     """
 
     network: Network
@@ -44,10 +44,6 @@ class Detector:
     @functools.cached_property
     def evaluation(self) -> PaddleOCREvaluation:
         return self.open_evaluation()
-
-    @functools.cached_property
-    def recalibration(self) -> BatchNormRecalibration:
-        return self.open_recalibration()
 
     def flops(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates of the network with these widths."""

@@ -28,6 +28,7 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import make_plan
 from ppocr_prune_plugin.ratios.budget import Curve, widths_by_budget
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
+from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.report.table import text_table
 from ppocr_prune_plugin.sensitivity.store import load_sensitivity
 
@@ -47,6 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         detector = load_detector(args.work, args.images, args.side, Path(folder))
         curves = {group.name: file.curve(group.name) for group in detector.groups}
+        before, recalibration = detector.evaluation.baseline(), detector.open_recalibration()
         ranker = Ranker(args.criterion)
         rows = []
         for share in SHARES:
@@ -54,7 +56,7 @@ def main() -> int:
             for choose in (_one_threshold, _search):
                 widths = choose(detector, curves, share, args.round_to)
                 row += (
-                    _judged(detector, curves, widths, ranker)
+                    _judged(detector, curves, widths, ranker, recalibration)
                     if widths is not None
                     else ["–", "out of reach", "–"]
                 )
@@ -67,7 +69,6 @@ def main() -> int:
             for column in ("removed", "predicted loss", detector.evaluation.metric)
         ]
         print("\n".join(text_table(head, rows)))
-        before = detector.evaluation.baseline()
         print(f"\nunpruned: {detector.evaluation.metric} {before:.4f} on {args.images} pictures")
     return 0
 
@@ -111,7 +112,11 @@ def _one_threshold(
 
 
 def _judged(
-    detector: Detector, curves: Mapping[str, Curve], widths: Mapping[str, int], ranker: Ranker
+    detector: Detector,
+    curves: Mapping[str, Curve],
+    widths: Mapping[str, int],
+    ranker: Ranker,
+    recalibration: BatchNormRecalibration,
 ) -> list[str]:
     sizes = {group.name: group.size for group in detector.groups}
     predicted = sum(
@@ -121,7 +126,7 @@ def _judged(
     plan = make_plan(network, widths, ranker)
     undo = surgery.prune(network.model, network.graph, plan)
     try:
-        detector.recalibration.apply(network.graph, plan.groups, undo)
+        recalibration.apply(network.graph, plan.groups, undo)
         metric = detector.evaluation()
     finally:
         surgery.restore(network.model, undo)
