@@ -110,7 +110,8 @@ class Analysis:
         self._lead(Job("rising", stop_loss, tuple(group.name for group in groups)))
 
     def bisect(self, groups: Sequence[ChannelGroup], max_loss: float) -> None:
-        """Find the two neighbouring ratios between which each group's loss passes ``max_loss``."""
+        """Find the two neighbouring ratios between which each group's loss passes ``max_loss`` for
+        the first time."""
         self._lead(Job("bisect", max_loss, tuple(group.name for group in groups)))
 
     def _lead(self, job: Job) -> None:
@@ -142,12 +143,11 @@ class Analysis:
         rising = job.kind == "rising"
         step, question = self._rise if rising else self._bisect, Question(job.value, curve=rising)
         plans = {name: list(self._widths(self.graph[name])) for name in job.groups}
-        # A bisection needs at most so many points.
-        most = {n: len(r) if rising else len(r).bit_length() for n, r in plans.items()}
-        with tqdm(total=sum(most.values()), desc="prune: sensitivity", unit="point") as bar:
+        total = sum(len(ratios) for ratios in plans.values())
+        with tqdm(total=total, desc="prune: sensitivity", unit="point") as bar:
             for name, ratios in plans.items():
                 bar.set_postfix_str(name)
-                target = bar.n + most[name]
+                target = bar.n + len(ratios)
                 if self.team.claim(f"{task}-{name}"):
                     self.file.points.setdefault(name, {})
                     with self._reusing(self.graph[name]):
@@ -186,6 +186,12 @@ class Analysis:
             loss = self._measure(group, ratios[middle], question)
             low, high = (middle, high) if loss <= question.bound else (low, middle)
             yield loss
+        # Curves need not rise: a shallower cut may cost more than the deepest that is allowed.
+        for ratio in ratios[: max(low, 0)]:
+            loss = self._measure(group, ratio, question)
+            yield loss
+            if loss > question.bound:
+                break
         for ratio in ratios:
             self._skip(group, ratio)
 
