@@ -14,6 +14,7 @@ from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
+from .graph.trace import is_spec, map_inputs
 from .plan import Change, GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
 from .section import PruneSection
@@ -21,12 +22,18 @@ from .section import PruneSection
 
 @dataclass(frozen=True)
 class Network:
-    """A model with what its graph says of it."""
+    """A model with what its graph says of it.
+
+    ``inputs`` are what ``forward`` takes when deployed, ``training_inputs`` what it takes in
+    training; ``unseen`` says what of the model could not be traced, and is therefore kept whole.
+    """
 
     model: paddle.nn.Layer
     inputs: Sequence[Any]
+    training_inputs: Sequence[Any]
     graph: ChannelGraph
     costs: CostModel
+    unseen: str = ""
 
     @property
     def training_only(self) -> list[ChannelGroup]:
@@ -63,18 +70,28 @@ def _reasons(graph: ChannelGraph) -> str:
     return "; ".join(sorted({frozen.reason for frozen in graph.frozen})[:3]) or "no convolutions"
 
 
-def inspect(model: paddle.nn.Layer, inputs: Sequence[Any], fused: Sequence[str] = ()) -> Network:
+def inspect(
+    model: paddle.nn.Layer,
+    inputs: Sequence[Any],
+    fused: Sequence[str] = (),
+    training_inputs: Sequence[Any] | None = None,
+) -> Network:
     """Trace a model and find its groups and costs.
 
     Args:
         model: the network.
-        inputs: what its ``forward`` takes: ``(shape, dtype)`` pairs, batch of one.
+        inputs: what its ``forward`` takes when it is deployed: ``(shape, dtype)`` pairs for
+            pictures, batch of one, and arrays for what else it needs.
         fused: layers whose parallel convolutions become one on export.
+        training_inputs: what it takes when it trains, where that is more (labels, as arrays).
 
     Raises:
         PruneError: the model cannot be traced.
     """
-    return Network(model, inputs, build_graph(model, inputs), cost_model(model, inputs, fused))
+    training = inputs if training_inputs is None else training_inputs
+    return Network(
+        model, inputs, training, build_graph(model, training), cost_model(model, inputs, fused)
+    )
 
 
 def make_plan(network: Network, widths: Mapping[str, int], ranker: Ranker) -> PruningPlan:
@@ -108,7 +125,8 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
 def apply_checked(
     network: Network, plan: PruningPlan, optimizer: paddle.optimizer.Optimizer | None = None
 ) -> surgery.Undo:
-    """Prune the live model and run it once: same outputs in shape, finite numbers.
+    """Prune the live model and run it: as it is deployed, same outputs in shape and finite
+    numbers; as it trains, without an error.
 
     Raises:
         PruneError: the plan does not fit, or the pruned model does not run; it is put back.
@@ -118,6 +136,8 @@ def apply_checked(
     try:
         after = run_once(network.model, network.inputs)
         problem = _difference(before, after)
+        if not problem:
+            run_training(network.model, network.training_inputs)
     except Exception as error:  # whatever the model's code raises
         problem = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
     if problem:
@@ -140,6 +160,7 @@ def _difference(before: list[np.ndarray], after: list[np.ndarray]) -> str:
 
 def random_inputs(inputs: Sequence[Any], seed: int = 0) -> list[Any]:
     """Random arrays for ``(shape, dtype)`` pairs, nested as they are; the same for the same seed.
+    What is not such a pair stays.
 
     Pictures are pages of dark strokes in lines: on noise a text detector answers nothing, and two
     networks that say nothing agree whatever they are.
@@ -147,14 +168,14 @@ def random_inputs(inputs: Sequence[Any], seed: int = 0) -> list[Any]:
     random = np.random.default_rng(seed)
 
     def array(item: Any) -> Any:
-        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)):
-            return [array(inner) for inner in item]
+        if not is_spec(item):
+            return item
         shape, dtype = tuple(item[0]), item[1]
         if len(shape) != 4:
             return random.standard_normal(shape).astype(dtype)
         return _strokes(shape, random).astype(dtype)
 
-    return [array(item) for item in inputs]
+    return list(map_inputs(list(inputs), array))
 
 
 def _strokes(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -169,16 +190,37 @@ def _strokes(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
 
 def run_once(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[np.ndarray]:
     """Outputs in evaluation mode on :func:`random_inputs` of the given shapes."""
+    return [t.numpy() for t in _tensors(_run(model, inputs, training=False))]
 
-    def tensor(item: Any) -> Any:
-        return [tensor(i) for i in item] if isinstance(item, list) else paddle.to_tensor(item)
 
+def run_training(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Shapes of the outputs in training mode; running statistics are left as they were."""
+    buffers = [(buffer, buffer.numpy()) for buffer in model.buffers()]
+    try:
+        return [tuple(t.shape) for t in _tensors(_run(model, inputs, training=True))]
+    finally:
+        for buffer, array in buffers:
+            if array.size:  # recurrent layers have an empty one, which takes no value
+                buffer.set_value(array)
+
+
+def _run(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Any:
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.eval()
+    model.train() if training else model.eval()
     try:
         with paddle.no_grad():
-            outputs = model(*[tensor(item) for item in random_inputs(inputs)])
+            return model(*as_tensors(random_inputs(inputs)))
     finally:
         for layer, mode in modes:
             layer.training = mode
-    return [t.numpy() for t in paddle.utils.flatten(outputs) if isinstance(t, paddle.Tensor)]
+
+
+def as_tensors(inputs: Sequence[Any]) -> list[Any]:
+    """Arrays as tensors, nested as they are; other things stay."""
+    return list(
+        map_inputs(list(inputs), lambda a: paddle.to_tensor(a) if isinstance(a, np.ndarray) else a)
+    )
+
+
+def _tensors(outputs: Any) -> list[paddle.Tensor]:
+    return [t for t in paddle.utils.flatten(outputs) if isinstance(t, paddle.Tensor)]

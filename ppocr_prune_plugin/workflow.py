@@ -151,6 +151,8 @@ class PruningRun:
         return plan
 
     def _log_kept_whole(self) -> None:
+        if self.network.unseen:
+            self.logger.warning(f"prune: {self.network.unseen}")
         for line in frozen_lines(self.network.graph, self.network.training_only):
             self.logger.info(f"prune: kept whole: {line}")
         for op, count in self.network.graph.unknown.items():

@@ -10,8 +10,8 @@ from .. import surgery
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
 from ..hooks.config import current_section
+from ..hooks.tracing import network_of
 from ..hooks.tree import build_from_config, find_tree, require_tree
-from ..hooks.weights import network_of
 from ..network import Network
 from ..ratios.rounding import widths
 from ..ratios.uniform import matches, require_matches
@@ -73,7 +73,7 @@ def describe(
     deployed = [group for group in network.graph.groups if group not in training]
     require_matches(chosen.skip, network.graph.groups, "Prune.skip", source)
     skipped = [g for g in deployed if any(matches(g, pattern) for pattern in chosen.skip)]
-    lines = [""]
+    lines = ["", network.unseen] if network.unseen else [""]
     for number, group in enumerate(deployed, 1):
         note = "  (left out by Prune.skip)" if group in skipped else ""
         lines += _group_lines(f"{number:>3}. ", network, group, note, shown)

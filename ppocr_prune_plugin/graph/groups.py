@@ -25,20 +25,23 @@ __all__ = [
 ]
 
 
-def build_graph(model: paddle.nn.Layer, inputs: Sequence[Any]) -> ChannelGraph:
-    """Trace a model as it trains and find its channel groups.
+def build_graph(
+    model: paddle.nn.Layer, inputs: Sequence[Any], training: bool = True
+) -> ChannelGraph:
+    """Trace a model and find its channel groups.
 
     The model is traced again at other widths, so that sizes written in its code show: they follow
     their channels where a layer's attribute holds them, and freeze them elsewhere.
 
     Args:
         model: the network; it is left as it was.
-        inputs: what its ``forward`` takes: ``(shape, dtype)`` pairs or ``InputSpec`` objects.
+        inputs: what its ``forward`` takes: ``(shape, dtype)`` pairs or arrays.
+        training: trace it as it trains, which sees most; False as it is deployed.
 
     Raises:
         PruneError: the model cannot be traced.
     """
-    program = trace(model, inputs, training=True)
+    program = trace(model, inputs, training)
     return confirmed(model, inputs, program, lambda refused: _analyse(program, refused))
 
 

@@ -127,7 +127,7 @@ def _disagreements(
             removed[start + member.indices[kept[group.name] :].reshape(-1)] = True
     undo = resize(model, shapes_after(graph, kept), graph)
     try:
-        found, complete = trace_as_far(model, inputs, program.plain)
+        found, complete = trace_as_far(model, inputs, program)
     finally:
         restore(model, undo)
     ours = [op for op in program.ops if op.name not in _SOURCES]

@@ -7,14 +7,14 @@ below, so that rules and groups do not depend on PIR's Python bindings.
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import paddle
 
 from ..errors import PruneError
@@ -58,12 +58,13 @@ class Op:
 @dataclass
 class Program:
     """A traced network: its operations in order, its parameters and what it returns; ``plain``
-    where its code ran as it stands."""
+    where its code ran as it stands, ``training`` where it was traced as it trains."""
 
     ops: list[Op]
     outputs: list[Value]
     parameter_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     plain: bool = True
+    training: bool = True
 
 
 def structured_names(model: paddle.nn.Layer) -> dict[str, str]:
@@ -74,17 +75,16 @@ def structured_names(model: paddle.nn.Layer) -> dict[str, str]:
     return names
 
 
-def input_specs(shapes: Sequence[Any]) -> list[Any]:
-    """Turn nested ``(shape, dtype)`` pairs into ``InputSpec`` objects, keeping the nesting."""
-    specs: list[Any] = []
-    for item in shapes:
-        if isinstance(item, paddle.static.InputSpec):
-            specs.append(item)
-        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
-            specs.append(paddle.static.InputSpec(list(item[0]), item[1]))
-        else:
-            specs.append(input_specs(item))
-    return specs
+def is_spec(item: Any) -> bool:
+    """Whether an input is a tensor known by shape and type alone: ``(shape, dtype)``."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)
+
+
+def map_inputs(inputs: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Apply a function to what is not a list in nested lists of inputs, in order."""
+    if isinstance(inputs, list):
+        return [map_inputs(item, leaf) for item in inputs]
+    return leaf(inputs)
 
 
 def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Program:
@@ -92,8 +92,9 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
 
     Args:
         model: the network; its mode is put back afterwards.
-        inputs: positional arguments of ``forward``: ``InputSpec`` objects or ``(shape, dtype)``
-            pairs, nested as the model takes them.
+        inputs: positional arguments of ``forward``, nested as the model takes them:
+            tensors are arrays or ``(shape, dtype)`` pairs, and their values are unknown; what else
+            there is (strings, say) is given to the model as it is.
         training: trace the network as it trains (True) or as it is deployed.
 
     Raises:
@@ -116,19 +117,19 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
 def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
     gives the same program several times faster than code that Paddle has translated first."""
-    forward = _dygraph_forward(model)
+    forward, specs = _forward_of_unknown(model, inputs)
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.train() if training else model.eval()
     try:
         static = paddle.jit.to_static(
-            _untranslated(model, forward) if plain else forward,
-            input_spec=input_specs(inputs),
+            MethodType(paddle.jit.not_to_static(forward) if plain else forward, model),
+            input_spec=[specs],
             full_graph=True,
         )
         concrete = static.concrete_program
         copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
-        copied.plain = plain
+        copied.plain, copied.training = plain, training
         return copied
     finally:
         for layer, mode in modes:
@@ -141,24 +142,45 @@ def _shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def _untranslated(model: paddle.nn.Layer, forward: Any) -> Any:
-    """``forward`` as a method of the model that Paddle leaves as it is. (Only of a method's model
-    does it list the parameters first, which the layers' names on operations rely on.)"""
+def _forward_of_unknown(model: paddle.nn.Layer, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """``forward`` as a function of the model and the list of what is unknown, and that list. (Only
+    of a method's model does Paddle list the parameters first, which the layers' names on
+    operations rely on.)"""
+    original = _dygraph_forward(model)
+    specs: list[Any] = []
 
-    def run(self: paddle.nn.Layer, *inputs: Any) -> Any:
-        return forward(*inputs)
+    def hold(item: Any) -> Any:
+        if isinstance(item, np.ndarray):
+            item = (item.shape, str(item.dtype))
+        if not is_spec(item):
+            return item
+        specs.append(paddle.static.InputSpec(list(item[0]), item[1]))
+        return _Unknown(len(specs) - 1)
 
-    parameters = inspect.signature(forward).parameters.values()
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    run.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
-    return MethodType(paddle.jit.not_to_static(run), model)
+    held = map_inputs(list(inputs), hold)
+
+    def run(self: paddle.nn.Layer, unknown: Any) -> Any:
+        return original(*_filled(held, unknown))
+
+    return run, specs
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    """The place of an unknown input."""
+
+    index: int
+
+
+def _filled(held: Any, unknown: Sequence[Any]) -> Any:
+    return map_inputs(held, lambda item: unknown[item.index] if type(item) is _Unknown else item)
 
 
 def trace_as_far(
-    model: paddle.nn.Layer, inputs: Sequence[Any], plain: bool
+    model: paddle.nn.Layer, inputs: Sequence[Any], program: Program
 ) -> tuple[list[Op], bool]:
-    """The operations of the model in training mode, up to the one that cannot be traced, and
-    whether there is none such; traced as a :class:`Program` was."""
+    """The operations of the model, up to the one that cannot be traced, and whether there is none
+    such; traced as ``program`` was."""
     programs: list[Any] = []
 
     def remember(layer: paddle.nn.Layer, arguments: Any) -> None:
@@ -168,7 +190,7 @@ def trace_as_far(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first trace has shown them
-            return _trace(model, inputs, True, plain).ops, True
+            return _trace(model, inputs, program.training, program.plain).ops, True
     except Exception:  # whatever the model's code or Paddle raises at these widths
         copier = _Copier({})
         ops = programs[0].global_block().ops if programs else []
@@ -185,8 +207,10 @@ def _dygraph_forward(model: paddle.nn.Layer) -> Any:
 
 
 def _first_line(error: Exception) -> str:
+    """The line that names what is wrong; Paddle wraps it in code before and advice after."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    named = [line.split("Error: ", 1)[1] for line in lines if "Error: " in line]
+    return [*lines, *named][-1][:300] if lines else ""
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -24,14 +24,19 @@ def takes_labels(config: Mapping[str, Any]) -> bool:
     return any(part.get("algorithm") in _EXTRA_INPUT for part in parts)
 
 
-def training_forward(model: paddle.nn.Layer, batch: list[Any], config: Mapping[str, Any]) -> Any:
-    """Call the model on a batch of the training loader as ``tools.program.train`` does."""
+def call_arguments(batch: list[Any], config: Mapping[str, Any]) -> list[Any]:
+    """Positional arguments that ``tools.program.train`` makes of a batch of its loader."""
     architecture = config["Architecture"]
     kind, algorithm = architecture.get("model_type"), architecture.get("algorithm")
     if kind == "table" or takes_labels(config):
-        return model(batch[0], data=batch[1:])
+        return [batch[0], batch[1:]]
     if kind in ("kie", "sr") or algorithm in _WHOLE_BATCH:
-        return model(batch)
+        return [batch]
     if algorithm == "CAN":
-        return model(batch[:3])
-    return model(batch[0])
+        return [batch[:3]]
+    return [batch[0]]
+
+
+def training_forward(model: paddle.nn.Layer, batch: list[Any], config: Mapping[str, Any]) -> Any:
+    """Call the model on a batch of the training loader as ``tools.program.train`` does."""
+    return model(*call_arguments(batch, config))

@@ -93,6 +93,11 @@ def _difference(path: str, inputs: list[Any], expected: list[np.ndarray]) -> flo
     return max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
 
 
+def _flat(inputs: list[Any]) -> list[np.ndarray]:
+    nested = [_flat(item) if isinstance(item, list) else [item] for item in inputs]
+    return [array for part in nested for array in part]
+
+
 def run_inference(path: str, inputs: list[Any]) -> list[np.ndarray]:
     """Run an exported model with Paddle Inference on the input that ``run_once`` uses."""
     program = next(
@@ -105,7 +110,11 @@ def run_inference(path: str, inputs: list[Any]) -> list[np.ndarray]:
     settings.disable_glog_info()
     settings.disable_mkldnn()
     predictor = paddle.inference.create_predictor(settings)
-    for name, array in zip(predictor.get_input_names(), random_inputs(inputs), strict=True):
-        predictor.get_input_handle(name).copy_from_cpu(array)
+    shapes = predictor.get_input_tensor_shape()
+    arrays = _flat(random_inputs(inputs))
+    for name in predictor.get_input_names():
+        while len(arrays) > 1 and len(arrays[0].shape) != len(shapes[name]):
+            arrays.pop(0)  # the exporter leaves out what the network does not read
+        predictor.get_input_handle(name).copy_from_cpu(arrays.pop(0))
     predictor.run()
     return [predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()]

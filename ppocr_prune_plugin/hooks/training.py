@@ -20,8 +20,8 @@ from .calls import training_forward
 from .evaluation import PaddleOCREvaluation
 from .ranks import gather
 from .state import inner, plan_of, set_plan
+from .tracing import network_of
 from .tree import tree_version
-from .weights import network_of
 
 
 def patch(module: ModuleType) -> None:

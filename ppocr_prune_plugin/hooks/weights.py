@@ -16,14 +16,14 @@ import paddle
 from .. import surgery
 from ..checkpoint import infer_kept_channels, read_shapes
 from ..errors import PruneError, exit_on_error
-from ..network import Network, apply_checked, inspect, plan_of
+from ..network import Network, apply_checked, plan_of
 from ..plan import GroupPlan, PruningPlan, load_plan, plan_path
 from ..report.table import summary
 from . import config as config_hook
 from .exporting import patch_older_tool
-from .inputs import example_inputs, fused_layers
 from .state import plan_of as plan_of_model
 from .state import set_plan
+from .tracing import network_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,11 +34,6 @@ def patch(module: ModuleType) -> None:
         return
     module.load_model = _wrap_load(module.load_model, module)  # type: ignore[attr-defined]
     module.save_model = _wrap_save(module.save_model)  # type: ignore[attr-defined]
-
-
-def network_of(config: Mapping[str, Any], model: paddle.nn.Layer) -> Network:
-    """Trace a model built by PaddleOCR."""
-    return inspect(model, example_inputs(config), fused_layers(model))
 
 
 def _wrap_load(original: Any, module: ModuleType) -> Any:
