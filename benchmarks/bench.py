@@ -17,8 +17,8 @@ from ppocr_prune_plugin.graph.groups import ChannelGroup
 from ppocr_prune_plugin.hooks.calibration import calibration_batches
 from ppocr_prune_plugin.hooks.calls import training_forward
 from ppocr_prune_plugin.hooks.evaluation import PaddleOCREvaluation
+from ppocr_prune_plugin.hooks.tracing import network_of
 from ppocr_prune_plugin.hooks.tree import build_from_config, find_tree
-from ppocr_prune_plugin.hooks.weights import network_of
 from ppocr_prune_plugin.network import Network
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.section import PruneSection, SensitivityOptions
