@@ -34,6 +34,7 @@ class Attention(nn.Layer):
     def __init__(self, width: int, heads: int, inside: int) -> None:
         super().__init__()
         self.heads, self.inside, self.depth = heads, inside, inside // heads
+        self.unused = heads
         self.qkv, self.proj = nn.Linear(width, 3 * inside), nn.Linear(inside, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -113,7 +114,8 @@ def test_attention_loses_whole_heads() -> None:
     assert {("layers.0.mixer", "heads"), ("layers.1.mixer", "heads")} <= attributes(graph)
     undo = surgery.prune(model, graph, [GroupPlan("layers.0.mixer.qkv", 4, (0, 2, 3), 3)])
     mixer = model.layers[0].mixer
-    assert (mixer.heads, mixer.inside, mixer.depth) == (3, 9, 3)
+    assert (mixer.heads, mixer.inside, mixer.depth, mixer.unused) == (3, 9, 3, 4)
+    assert type(mixer) is Attention
     assert model.layers[1].mixer.heads == 2
     surgery.restore(model, undo)
     assert (mixer.heads, mixer.inside, mixer.depth) == (4, 12, 3)
@@ -245,6 +247,28 @@ def test_reshape_with_a_size_in_the_code_is_kept() -> None:
 
     graph = check(Net(forward, stem=conv(3, 8), head=nn.Linear(8, 2)))
     assert frozen(graph)["stem"] == (8, "reshape has a size in the model's code")
+
+
+def test_reshape_with_a_size_in_a_list_of_the_layer() -> None:
+    class Stages(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.widths, self.pixels = [6, 10], (8, 8)
+            self.first, self.second, self.head = conv(3, 6), conv(6, 10), conv(10, 2)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            x = F.relu(self.first(x)).flatten(2)
+            x = F.relu(self.second(x.reshape([0, self.widths[0], *self.pixels]))).flatten(2)
+            return self.head(x.reshape([0, self.widths[1], *self.pixels]))
+
+    model = Stages()
+    graph = check(model, first=6, second=10)
+    undo = surgery.prune(
+        model, graph, [GroupPlan("first", 6, (0, 5), 2), GroupPlan("second", 10, (1, 2, 3), 3)]
+    )
+    assert model.widths == [2, 3] and model.pixels == (8, 8)
+    surgery.restore(model, undo)
+    assert model.widths == [6, 10]
 
 
 def test_reshape_with_sizes_of_the_tensor() -> None:

@@ -78,8 +78,9 @@ class Frozen:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An integer of a layer (``num_heads``) that follows the length of a parameter's axis: it is
-    ``value`` where that axis is ``length`` long, and in proportion where it is shorter."""
+    """An integer of a layer (``num_heads``), or the one at ``place`` in a list (``embed_dim``),
+    that follows the length of a parameter's axis: it is ``value`` where that axis is ``length``
+    long, and in proportion where it is shorter."""
 
     layer: str
     name: str
@@ -87,6 +88,7 @@ class SizeAttribute:
     parameter: str
     axis: int
     length: int
+    place: int | None = None
 
     def at(self, length: int) -> int:
         """What it has to be when the axis has another length."""

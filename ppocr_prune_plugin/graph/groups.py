@@ -10,6 +10,7 @@ import paddle
 from .channels import ChannelGraph, ChannelGroup, Frozen, Member, SizeAttribute
 from .collect import collect
 from .flow import ChannelFlow, where
+from .live import attributes_read
 from .retrace import Retraced, confirmed
 from .rules import find_rule
 from .trace import Program, trace
@@ -41,8 +42,9 @@ def build_graph(
     Raises:
         PruneError: the model cannot be traced.
     """
-    program = trace(model, inputs, training)
-    return confirmed(model, inputs, program, lambda refused: _analyse(program, refused))
+    with attributes_read(model) as reads:
+        program = trace(model, inputs, training)
+    return confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
 
 
 def find_groups(program: Program) -> ChannelGraph:

@@ -6,6 +6,7 @@ Parameters keep their identity; what layers note of their widths follows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,31 @@ def resize(
         if tuple(tensors[name].shape) != tuple(shape)
     }
     return set_arrays(model, arrays, graph)
+
+
+@contextmanager
+def attributes_read(model: paddle.nn.Layer) -> Iterator[set[tuple[str, str]]]:
+    """Names of layers, and of the attributes that are read from them inside."""
+    seen: set[tuple[str, str]] = set()
+    layers = list(model.named_sublayers(include_self=True))
+    classes = [type(layer) for _, layer in layers]
+    names = {id(layer): name for name, layer in layers}
+
+    def watched(cls: Any) -> Any:
+        def __getattribute__(self: Any, key: str) -> Any:
+            seen.add((names[id(self)], key))
+            return cls.__getattribute__(self, key)
+
+        return type(cls.__name__, (cls,), {"__getattribute__": __getattribute__})
+
+    substitutes = {cls: watched(cls) for cls in set(classes)}
+    for (_, layer), cls in zip(layers, classes, strict=True):
+        layer.__class__ = substitutes[cls]
+    try:
+        yield seen
+    finally:
+        for (_, layer), cls in zip(layers, classes, strict=True):
+            layer.__class__ = cls
 
 
 def set_arrays(model: paddle.nn.Layer, arrays: Mapping[str, Array], graph: ChannelGraph) -> Undo:
@@ -171,6 +197,10 @@ def _update_sizes(
     changes: list[tuple[Any, str, Any]] = []
     layers = dict(model.named_sublayers(include_self=True)) if attributes else {}
     for item in attributes:
-        size = item.at(tensors[item.parameter].shape[item.axis])
-        changes += _set(layers[item.layer], item.name, size)
+        size: Any = item.at(tensors[item.parameter].shape[item.axis])
+        layer = layers[item.layer]
+        if item.place is not None:
+            old = getattr(layer, item.name)
+            size = type(old)([*old[: item.place], size, *old[item.place + 1 :]])
+        changes += _set(layer, item.name, size)
     return changes

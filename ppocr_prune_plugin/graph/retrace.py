@@ -10,7 +10,7 @@ is made to follow, and the trace decides whether that is right. What still diffe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,7 @@ def confirmed(
     model: paddle.nn.Layer,
     inputs: Sequence[Any],
     program: Program,
+    reads: Set[tuple[str, str]],
     analyse: Callable[[Mapping[int, str]], Retraced],
 ) -> ChannelGraph:
     """Channel groups that hold at other widths.
@@ -46,6 +47,7 @@ def confirmed(
         model: the network; it is left as it was.
         inputs: what its ``forward`` takes.
         program: its trace.
+        reads: names of layers with the attributes that the model's code reads from them.
         analyse: finds the groups when the operations with these numbers keep their operands.
     """
     refused: dict[int, str] = {}
@@ -65,7 +67,8 @@ def confirmed(
         for site in wrong:
             alike = {n: op for n, op in enumerate(program.ops) if _site(op) == site}
             if site not in guesses:
-                guesses[site] = _guess(model, found.flow, graph, alike.values())
+                kin = [op for op in program.ops if (op.name, _classes(op)) == (site[0], site[2])]
+                guesses[site] = _guess(model, found.flow, graph, kin, reads)
                 if not set(guesses[site]) <= set(attributes):
                     continue  # something new to try
             guesses[site] = ()
@@ -79,7 +82,12 @@ Site = tuple[str, str, str]
 
 def _site(op: Op) -> Site:
     """Operations of one kind that one line of the model's code makes."""
-    return op.name, op.site, re.sub(r"_\d+(?=/|$)", "", op.layer)
+    return op.name, op.site, _classes(op)
+
+
+def _classes(op: Op) -> str:
+    """The classes of the layers that make an operation, ``SVTRNet/Block/Attention``."""
+    return re.sub(r"_\d+(?=/|$)", "", op.layer)
 
 
 def _largest_part(
@@ -168,21 +176,25 @@ def _agree(expected: tuple[int, ...], found: tuple[int, ...] | None) -> bool:
 
 
 def _guess(
-    model: paddle.nn.Layer, flow: ChannelFlow, graph: ChannelGraph, ops: Iterable[Op]
+    model: paddle.nn.Layer,
+    flow: ChannelFlow,
+    graph: ChannelGraph,
+    ops: Iterable[Op],
+    reads: Set[tuple[str, str]],
 ) -> tuple[SizeAttribute, ...]:
     """Integers of the layers that make these operations that equal a size of the channels there.
 
     A layer that makes an operation is of the class that the trace names, and holds a parameter of
-    the channels that pass through.
+    the channels that pass through; ``reads`` says which attributes its code reads.
     """
     layers = dict(model.named_sublayers(include_self=True))
     owner = np.full(flow.count, -1, dtype=np.int64)
     for number, group in enumerate(graph.groups):
         for member in group.members:
             owner[flow.spans[member.parameter, member.axis] + member.indices.reshape(-1)] = number
-    guesses: dict[tuple[str, str], SizeAttribute] = {}
+    guesses: dict[tuple[str, str, int | None], SizeAttribute] = {}
     for op in ops:
-        cls = re.sub(r"_\d+$", "", op.layer.rpartition("/")[2])
+        cls = _classes(op).rpartition("/")[2] or type(model).__name__
         values = [value for value in (*op.inputs, *op.outputs) if value is not None]
         numbers = {n for v in values for n in owner[flow.atoms_of(v)].tolist() if n >= 0}
         for group in (graph.groups[n] for n in sorted(numbers)):
@@ -190,7 +202,8 @@ def _guess(
                 for name in layer:
                     if type(layers[name]).__name__ == cls:
                         for guess in _matching(name, layers[name], group, graph):
-                            guesses.setdefault((name, guess.name), guess)
+                            if (name, guess.name) in reads:
+                                guesses.setdefault((name, guess.name, guess.place), guess)
     return tuple(guesses.values())
 
 
@@ -214,8 +227,14 @@ def _matching(
         return []
     sizes = {size: (parameter, axis, size) for parameter, axis, size in reversed(whole)}
     sizes.setdefault(group.size, whole[0])
-    return [
-        SizeAttribute(name, key, value, *sizes[value])
+    integers = [
+        (key, place, item)
         for key, value in vars(layer).items()
-        if type(value) is int and value in sizes and value > 1
+        for place, item in (enumerate(value) if type(value) in (list, tuple) else [(None, value)])
+        if type(item) is int and item > 1
+    ]
+    return [
+        SizeAttribute(name, key, item, *sizes[item], place)
+        for key, place, item in integers
+        if item in sizes
     ]

@@ -102,7 +102,7 @@ def moved_along_axes(flow: ChannelFlow, op: Op) -> None:
         flow.fix(labels, f"{where(op)} flattens first")
 
 
-@rule("one_hot", "nonzero", "unique", "bincount", "searchsorted", "masked_select", "histogram")
+@rule("one_hot", "nonzero", "unique", "bincount", "searchsorted", "masked_select", "numel")
 def of_values(flow: ChannelFlow, op: Op) -> None:
     """The result's shape follows the values: nothing that goes in may become shorter."""
     for value in op.inputs:

@@ -85,13 +85,14 @@ def concat(flow: ChannelFlow, op: Op) -> None:
     values, axis_value = op.inputs[0], op.inputs[1]
     members = list(values.elements or ()) if values is not None else []
     out = op.outputs[0]
-    known = all(v.shape is not None and -1 not in v.shape for v in members)
-    if not members or not known or out.shape is None or axis_value is None:
+    ndim = len(out.shape or ())
+    axis = -1
+    if ndim and axis_value is not None and axis_value.constant is not None:
+        axis = int(scalar(axis_value.constant)) % ndim
+    if axis < 0 or not all(v.shape is not None and v.shape[axis] >= 0 for v in members):
         for value in members:
             flow.fix_value(value, f"{where(op)}: shape unknown")
         return
-    ndim = len(out.shape)
-    axis = int(scalar(axis_value.constant)) % ndim
     labels = [flow.label(v, (axis,)) for v in members]
     others = [max(a.shape[k] for a in labels) for k in range(ndim)]
     if all(a.shape[axis] == 1 for a in labels) and max(others) > 1:
