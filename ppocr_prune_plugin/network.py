@@ -94,6 +94,16 @@ def inspect(
     )
 
 
+def fused_layers(model: paddle.nn.Layer) -> list[str]:
+    """Layers whose parallel convolutions PaddleOCR's export turns into one (``rep()``)."""
+    return [name for name, layer in model.named_sublayers() if can_be_fused(layer)]
+
+
+def can_be_fused(layer: paddle.nn.Layer) -> bool:
+    """Whether a layer has a ``rep()`` that has not been called."""
+    return callable(getattr(layer, "rep", None)) and not getattr(layer, "is_repped", False)
+
+
 def make_plan(network: Network, widths: Mapping[str, int], ranker: Ranker) -> PruningPlan:
     """Choose which channels stay, by the criterion, on the weights that the model has now.
 

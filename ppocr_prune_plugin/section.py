@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from .errors import PruneError, did_you_mean
 
 CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
-TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params")
+TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 
 Target: TypeAlias = float | dict[str, float]
 
@@ -46,12 +46,27 @@ class SensitivityOptions:
 
 
 @dataclass(frozen=True)
+class LatencyOptions:
+    """How latency is measured: with Paddle Inference on this machine's CPU.
+
+    ``threads`` are threads of the CPU, ``onednn`` whether oneDNN is used; ``batch`` is the number
+    of pictures per run and ``shape`` their ``(channels, height, width)`` (None: the size that
+    FLOPs are counted at).
+    """
+
+    threads: int = 1
+    onednn: bool = True
+    batch: int = 1
+    shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
 class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
-    Of ``ratio``, ``max_loss``, ``pruned_flops`` and ``pruned_params`` exactly one is not None
-    where ``enable`` is true. ``bn_batches`` is the number of training batches on which batch-norm
-    statistics are re-estimated after a cut (0: they stay as they are).
+    Of ``ratio``, ``max_loss``, ``pruned_flops``, ``pruned_params`` and ``pruned_latency`` exactly
+    one is not None where ``enable`` is true. ``bn_batches`` is the number of training batches on
+    which batch-norm statistics are re-estimated after a cut (0: they stay as they are).
     """
 
     enable: bool = True
@@ -60,16 +75,18 @@ class PruneSection:
     max_loss: float | None = None
     pruned_flops: float | None = None
     pruned_params: float | None = None
+    pruned_latency: float | None = None
     skip: tuple[str, ...] = ()
     round_to: int = 8
     bn_batches: int = 2
     sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
     dry_run: bool = False
     allow_untrained: bool = False
 
     @property
     def target(self) -> tuple[str, Target]:
-        """Which of the four says how much to prune, and its value.
+        """Which of the targets says how much to prune, and its value.
 
         Raises :class:`PruneError` where none does (possible only in a disabled section).
         """
@@ -95,21 +112,20 @@ def parse_section(raw: object, source: str) -> PruneSection:
     """
     check = _Checker(source)
     values = check.mapping(raw, "Prune", _names(PruneSection))
-    sensitivity = check.mapping(
-        values.get("sensitivity"), "Prune.sensitivity", _names(SensitivityOptions)
-    )
-
     section: dict[str, Any] = {}
     for key, value in values.items():
-        if value is None or key == "sensitivity":
-            continue
-        section[key] = _SECTION_CHECKS[key](check, f"Prune.{key}", value)
-    options: dict[str, Any] = {}
-    for key, value in sensitivity.items():
-        if value is not None:
-            options[key] = _SENSITIVITY_CHECKS[key](check, f"Prune.sensitivity.{key}", value)
-
-    parsed = PruneSection(**section, sensitivity=SensitivityOptions(**options))
+        if value is not None and key not in _SUBSECTIONS:
+            section[key] = _SECTION_CHECKS[key](check, f"Prune.{key}", value)
+    for name, (kind, checks) in _SUBSECTIONS.items():
+        inner = check.mapping(values.get(name), f"Prune.{name}", _names(kind))
+        section[name] = kind(
+            **{
+                key: checks[key](check, f"Prune.{name}.{key}", value)
+                for key, value in inner.items()
+                if value is not None
+            }
+        )
+    parsed = PruneSection(**section)
     if parsed.enable:
         check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
     return parsed
@@ -217,6 +233,17 @@ class _Checker:
     def not_negative(self, key: str, value: object) -> int:
         return self.integer(key, value, 0)
 
+    def picture(self, key: str, value: object) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        allowed = "a list of channels, height and width, such as [3, 640, 640]"
+        items = self._list(key, value, allowed)
+        if len(items) != 3:
+            raise self.fail(key, f"must be {allowed}, found {_show(value)}.")
+        channels, height, width = (
+            self.positive(f"{key}[{i}]", item) for i, item in enumerate(items)
+        )
+        return channels, height, width
+
     def criterion(self, key: str, value: object) -> str:
         """A name as such; whether there is anything behind it shows when it is resolved."""
         if isinstance(value, str):
@@ -300,6 +327,7 @@ _SECTION_CHECKS = {
     "max_loss": _Checker.fraction,
     "pruned_flops": _Checker.amount,
     "pruned_params": _Checker.amount,
+    "pruned_latency": _Checker.amount,
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,
     "bn_batches": _Checker.not_negative,
@@ -313,4 +341,14 @@ _SENSITIVITY_CHECKS = {
     "stop_loss": _Checker.amount,
     "cache_mb": _Checker.not_negative,
     "exact": _Checker.boolean,
+}
+_LATENCY_CHECKS = {
+    "threads": _Checker.positive,
+    "onednn": _Checker.boolean,
+    "batch": _Checker.positive,
+    "shape": _Checker.picture,
+}
+_SUBSECTIONS: dict[str, tuple[type, Mapping[str, Callable[[_Checker, str, object], Any]]]] = {
+    "sensitivity": (SensitivityOptions, _SENSITIVITY_CHECKS),
+    "latency": (LatencyOptions, _LATENCY_CHECKS),
 }

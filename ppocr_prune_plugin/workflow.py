@@ -17,16 +17,18 @@ from . import surgery
 from .criteria import Arrays, Context, Ranker
 from .errors import PruneError
 from .graph.groups import ChannelGroup
+from .latency.model import NetworkLatency
 from .network import Network, apply_checked, make_plan
 from .plan import PruningPlan, load_plan
 from .ratios.budget import Curve, widths_by_budget, widths_by_max_loss
 from .ratios.feasibility import feasibility
-from .ratios.rounding import width_for_ratio
+from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
 from .recovery.batch_norm import BatchNormRecalibration, load_buffers, save_buffers
 from .report.collect import collect
+from .report.data import Latency
 from .report.html import write_report
-from .report.table import frozen_lines, plan_table, summary
+from .report.table import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, fingerprint
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
@@ -36,6 +38,12 @@ from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
 # used only where the ones before do not leave enough to prune.
 _STOP_LOSSES = (0.3, 0.7, float("inf"))
+
+# A latency is predicted, then measured; the search is repeated with what that taught.
+_LATENCY_ROUNDS = 4
+
+# How far from its target a budget may land without a word.
+_NEAR = 0.01
 
 
 @dataclass
@@ -60,6 +68,8 @@ class PruningRun:
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
+    _latency: NetworkLatency | None = field(init=False, default=None)
+    _timed: Latency | None = field(init=False, default=None)
 
     def run(self, optimizer: paddle.optimizer.Optimizer | None = None) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` the model is left as it is.
@@ -77,6 +87,9 @@ class PruningRun:
         except BaseException:
             self.team.post(FAILED)
             raise
+        finally:
+            if self._latency is not None:
+                self._latency.close()
         self.team.post(FINISHED)
         return plan
 
@@ -133,15 +146,19 @@ class PruningRun:
         after = evaluation() if evaluation is not None else None
         metric = evaluation.metric if evaluation is not None else None
         self.logger.info(f"prune: {summary(plan, metric, baseline, after)}")
+        if self._timed is not None:
+            self.logger.info(f"prune: {latency_line(self._timed)}")
         report = collect(
             network.graph, groups, network.training_only, section, self.source, plan, file,
             feasibility=self._feasibility(groups, file),
             metric=metric, before=baseline, after=after,
             images=evaluation.images if evaluation is not None else None,
             spread=noise,
+            latency=self._timed,
             files={
                 "Plan": str(self.folder / "plan.prune.json"),
                 "Sensitivity": str(file.path) if file is not None else "",
+                **({"Latency table": str(self._table_path)} if self._timed is not None else {}),
             },
             versions=self.versions,
         )  # fmt: skip
@@ -227,6 +244,8 @@ class PruningRun:
             analysis.bisect(groups, value)
             sizes = {group.name: group.size for group in groups}
             return widths_by_max_loss(curves(), sizes, value, section.round_to)
+        if key == "pruned_latency":
+            self._measure_latency(groups)
         sizes = {group.name: group.size for group in network.graph.groups}
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {g.name: Curve((section.sensitivity.ratios[-1],), (0.0,)) for g in groups}
@@ -236,7 +255,7 @@ class PruningRun:
             self._announce(groups, file, f"each layer until its loss exceeds {stop_loss:g}")
             analysis.rising(groups, stop_loss)
             try:
-                return widths_by_budget(curves(), sizes, self._cost, value, section.round_to, key)
+                return self._spend(curves(), sizes, key, value)
             except PruneError as error:
                 if stop_loss in (stated, _STOP_LOSSES[-1]):
                     raise
@@ -253,8 +272,75 @@ class PruningRun:
             f"kept in {file.json_path}"
         )
 
-    def _cost(self, widths: Mapping[str, int]) -> int:
-        """What the target counts, for any widths: exact."""
+    def _spend(
+        self, curves: Mapping[str, Curve], sizes: Mapping[str, int], key: str, share: float
+    ) -> dict[str, int]:
+        """Widths for a budget; for one of latency, such that are measured to keep it."""
+        if self._latency is None:
+            widths = widths_by_budget(curves, sizes, self._cost, share, self.section.round_to, key)
+            removed = 1 - self._cost({**sizes, **widths}) / self._cost(sizes)
+        else:
+            widths, self._timed = self._spend_latency(self._latency, curves, sizes, share)
+            removed = self._timed.pruned
+        if abs(removed - share) > _NEAR:
+            self.logger.warning(
+                f"prune: {key} is {share:g}; the nearest that these layers allow is {removed:.3f}"
+            )
+        return widths
+
+    def _spend_latency(
+        self,
+        latency: NetworkLatency,
+        curves: Mapping[str, Curve],
+        sizes: Mapping[str, int],
+        share: float,
+    ) -> tuple[dict[str, int], Latency]:
+        tried: list[tuple[dict[str, int], Latency]] = []
+
+        def distance(attempt: tuple[dict[str, int], Latency]) -> float:
+            return abs(attempt[1].pruned - share)
+
+        for _ in range(_LATENCY_ROUNDS):
+            try:
+                widths = widths_by_budget(
+                    curves, sizes, latency, share, self.section.round_to, "pruned_latency"
+                )
+            except PruneError:
+                # What was measured says that the prediction had promised too much.
+                if not tried or distance(min(tried, key=distance)) > _NEAR:
+                    raise
+                break
+            whole = {**sizes, **widths}
+            timed = Latency(latency.before, latency(whole), latency.achieved(whole), latency.how)
+            self.logger.info(f"prune: {latency_line(timed)}")
+            if any(widths == known for known, _ in tried):
+                break
+            tried.append((widths, timed))
+            if distance(tried[-1]) <= _NEAR:
+                break
+            latency.correct(whole)
+        return min(tried, key=distance)
+
+    def _measure_latency(self, groups: Sequence[ChannelGroup]) -> None:
+        """Open the latency table and measure what it has not."""
+        section = self.section
+        deepest = section.sensitivity.ratios[-1]
+        few = {g.name: narrowest(g.size, deepest, section.round_to) for g in groups}
+        self._latency = NetworkLatency(
+            self.network, section.latency, few, self._table_path, self.logger
+        )
+        self.logger.info(
+            f"prune: the unpruned network takes {self._latency.before:.4g} ms: {self._latency.how}"
+        )
+
+    @property
+    def _table_path(self) -> Path:
+        return self.folder / "latency.json"
+
+    def _cost(self, widths: Mapping[str, int]) -> float:
+        """What the target counts, for any widths: exact, or predicted milliseconds."""
+        if self._latency is not None:
+            return self._latency(widths)
         costs = self.network.costs
         count = costs.params if self.section.target[0] == "pruned_params" else costs.flops
         return count(surgery.shapes_after(self.network.graph, widths))

@@ -67,6 +67,24 @@ def test_a_budget_is_met_and_costs_no_more_than_one_threshold(share: float) -> N
         assert search.loss(chosen) <= search.loss(threshold) + 1e-9
 
 
+def stairs(widths: Mapping[str, int]) -> float:
+    """Milliseconds: blocks of 16 channels count, and what is no multiple of 4 runs slower."""
+    w = {**SIZES, **widths}
+    slow = sum(0.7 for width in w.values() if width % 4)
+    blocks = {name: -(-width // 16) for name, width in w.items()}
+    return 1.5 + slow + blocks["a"] * blocks["b"] + blocks["b"] * blocks["c"] + w["d"] * 0.01
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4, 0.6])
+def test_no_width_is_narrower_and_no_faster(share: float) -> None:
+    chosen = widths_by_budget(CURVES, SIZES, stairs, share, 1, "pruned_latency")
+    spent = stairs(chosen)
+    assert spent < stairs(SIZES)
+    for name, width in chosen.items():
+        for wider in range(width + 1, SIZES[name] + 1):
+            assert stairs({**chosen, name: wider}) > spent, (name, width, wider)
+
+
 def test_a_budget_out_of_reach_names_the_most() -> None:
     narrow = {"a": 16, "b": 16, "c": 8, "d": 3}
     most = 1 - cost(narrow) / cost(SIZES)

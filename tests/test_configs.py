@@ -13,7 +13,12 @@ import pytest
 import yaml
 
 from ppocr_prune_plugin.hooks.tree import build_from_config
-from ppocr_prune_plugin.section import PruneSection, SensitivityOptions, parse_section
+from ppocr_prune_plugin.section import (
+    LatencyOptions,
+    PruneSection,
+    SensitivityOptions,
+    parse_section,
+)
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yml"))
 
@@ -32,14 +37,15 @@ def test_there_are_configs_for_both_detectors() -> None:
 def test_section_holds_the_defaults_and_one_target(path: Path) -> None:
     """Copied into another config, the section means what the plugin does without it."""
     section = parse_section(load(path)["Prune"], str(path))
-    assert section.sensitivity == SensitivityOptions()
+    assert section.sensitivity == SensitivityOptions() and section.latency == LatencyOptions()
     assert section == PruneSection(pruned_flops=0.4)
 
 
 @each_config
 def test_every_key_of_the_section_is_explained(path: Path) -> None:
     text = path.read_text(encoding="utf-8").partition("\nPrune:\n")[2]
-    for name in (*PruneSection.__dataclass_fields__, *SensitivityOptions.__dataclass_fields__):
+    sections = (PruneSection, SensitivityOptions, LatencyOptions)
+    for name in (name for section in sections for name in section.__dataclass_fields__):
         assert re.search(rf"^  (  )?(# )?{name}:", text, re.MULTILINE), name
 
 

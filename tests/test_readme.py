@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppocr_prune_plugin.section import CRITERIA, PruneSection, SensitivityOptions, parse_section
+from ppocr_prune_plugin.section import (
+    CRITERIA,
+    LatencyOptions,
+    PruneSection,
+    SensitivityOptions,
+    parse_section,
+)
 
 ROOT = Path(__file__).parent.parent
 GUIDES = ["README.md", "README_ch.md"]
@@ -21,8 +27,9 @@ def text(guide: str) -> str:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_key_of_the_section_is_explained(guide: str) -> None:
-    keys = {field.name for field in fields(PruneSection)} - {"sensitivity"}
+    keys = {field.name for field in fields(PruneSection)} - {"sensitivity", "latency"}
     keys |= {f"sensitivity.{field.name}" for field in fields(SensitivityOptions)}
+    keys |= {f"latency.{field.name}" for field in fields(LatencyOptions)}
     explained = re.findall(r"^\| `([a-z_.]+)` \|.*\|.*\|$", text(guide), re.M)
     assert sorted(explained) == sorted(keys)
     (criteria,) = (line for line in text(guide).splitlines() if line.startswith("| `criterion`"))

@@ -21,7 +21,7 @@ from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
 from ppocr_prune_plugin.ratios.feasibility import feasibility
 from ppocr_prune_plugin.report.collect import collect
-from ppocr_prune_plugin.report.data import KeptWhole, Layer, Point, Report, load_report
+from ppocr_prune_plugin.report.data import KeptWhole, Latency, Layer, Point, Report, load_report
 from ppocr_prune_plugin.report.html import render, write_report
 from ppocr_prune_plugin.section import parse_section
 from ppocr_prune_plugin.sensitivity.store import Point as Measured
@@ -143,6 +143,25 @@ def test_no_analysis_and_no_evaluation(report: Report) -> None:
     page = _Page(text)
     assert "polyline" not in page.tags and "Not measured" in text
     assert "What each target would cost" not in text and "hmean" not in text
+
+
+def test_latency_predicted_and_measured(report: Report, tmp_path: Path) -> None:
+    timed = dataclasses.replace(
+        report,
+        target="pruned_latency",
+        feasibility_of="latency",
+        latency=Latency(200.0, 130.0, 124.0, NASTY),
+    )
+    path = write_report(timed, tmp_path)
+    assert load_report(tmp_path / "report.json") == timed
+    page = " ".join(_Page(path.read_text(encoding="utf-8")).texts)
+    assert "38.0%" in page and "200 → 124 ms; predicted 130 ms" in page
+    # The row nearest to what was achieved is marked, by time and not by FLOPs.
+    (chosen,) = re.findall(r'<tr class="chosen"><td class="number">(\d+)%', path.read_text())
+    assert chosen == "40"
+    old = json.loads((tmp_path / "report.json").read_text())
+    del old["latency"]  # written before there was such a target
+    assert Report.from_dict(old, "old").latency is None
 
 
 def test_the_command_draws_the_same_page(report: Report, tmp_path: Path) -> None:

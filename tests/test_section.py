@@ -6,7 +6,12 @@ import pytest
 import yaml
 
 from ppocr_prune_plugin.errors import PruneError, did_you_mean
-from ppocr_prune_plugin.section import PruneSection, SensitivityOptions, parse_section
+from ppocr_prune_plugin.section import (
+    LatencyOptions,
+    PruneSection,
+    SensitivityOptions,
+    parse_section,
+)
 
 
 def parse(text: str) -> PruneSection:
@@ -30,6 +35,7 @@ def test_every_key_is_read() -> None:
         skip: ["head.*"]
         round_to: 4
         sensitivity: {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true}
+        latency: {threads: 2, onednn: false, batch: 4, shape: [3, 960, 960]}
         dry_run: true
         allow_untrained: true
     """
@@ -39,6 +45,7 @@ def test_every_key_is_read() -> None:
         skip=("head.*",),
         round_to=4,
         sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True),
+        latency=LatencyOptions(2, False, 4, (3, 960, 960)),
         dry_run=True,
         allow_untrained=True,
     )
@@ -54,6 +61,7 @@ def test_every_key_is_read() -> None:
         ),
         ("max_loss: 0.02", ("max_loss", 0.02)),
         ("pruned_params: 0.999", ("pruned_params", 0.999)),
+        ("pruned_latency: 0.3", ("pruned_latency", 0.3)),
     ],
 )
 def test_targets(text: str, target: object) -> None:
@@ -102,6 +110,15 @@ MISTAKES = {
     "max_loss: 2": ["Prune.max_loss", "2 percent write 0.02"],
     "pruned_flops: 0": ["Prune.pruned_flops", "between 0 and 1"],
     "pruned_params: 1.5": ["Prune.pruned_params"],
+    "pruned_latency: 1": ["Prune.pruned_latency", "between 0 and 1"],
+    "{pruned_latency: 0.3, latency: 2}": ["Prune.latency must be a section", "threads, onednn"],
+    "{pruned_latency: 0.3, latency: {thread: 2}}": ["Prune.latency", 'did you mean "threads"?'],
+    "{pruned_latency: 0.3, latency: {threads: 0}}": ["Prune.latency.threads", "1 or more"],
+    "{pruned_latency: 0.3, latency: {onednn: 1}}": ["Prune.latency.onednn must be true or false"],
+    "{pruned_latency: 0.3, latency: {batch: 1.5}}": ["Prune.latency.batch", "whole number"],
+    "{pruned_latency: 0.3, latency: {shape: 640}}": ["Prune.latency.shape", "[3, 640, 640]"],
+    "{pruned_latency: 0.3, latency: {shape: [640, 640]}}": ["the list [640, 640]"],
+    "{pruned_latency: 0.3, latency: {shape: [3, 0, 640]}}": ["Prune.latency.shape[1]", "1 or more"],
     "{ratio: 0.3, criterion: fpmg}": ["l1, l2, fpgm", 'did you mean "fpgm"?'],
     "{ratio: 0.3, criterion: 1}": ["Prune.criterion", "found 1"],
     "{ratio: 0.3, enable: 1}": ["Prune.enable must be true or false, found 1"],

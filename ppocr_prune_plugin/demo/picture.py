@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import PruneError
 from ..hooks.tree import find_tree, use_tree
-from .exported import Predictor
+from .exported import load
 from .weights import network_input
 
 
@@ -39,7 +39,7 @@ def draw_side_by_side(
     shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
     panels, counts = [], []
     for title, folder in models:
-        boxes = decode({"maps": Predictor(folder)(x)}, shape)[0]["points"]
+        boxes = decode({"maps": load(folder)(x)}, shape)[0]["points"]
         panel = picture.copy()
         for box in boxes:
             corners = np.asarray(box, np.int32).reshape(-1, 1, 2)

@@ -163,12 +163,3 @@ def built_to_train(model: paddle.nn.Layer) -> Iterator[None]:
     finally:
         for layer in built:
             layer.infer_mode = True
-
-
-def fused_layers(model: paddle.nn.Layer) -> list[str]:
-    """Layers that PaddleOCR's export turns into one convolution (``rep()``)."""
-    return [
-        name
-        for name, layer in model.named_sublayers()
-        if callable(getattr(layer, "rep", None)) and not getattr(layer, "is_repped", False)
-    ]

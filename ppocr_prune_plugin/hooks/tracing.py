@@ -23,9 +23,9 @@ from .. import surgery
 from ..errors import PruneError
 from ..graph.cost import CostModel, cost_model
 from ..graph.groups import ChannelGraph, build_graph
-from ..network import Network, run_training
+from ..network import Network, fused_layers, run_training
 from ..plan import GroupPlan
-from .inputs import Inputs, built_to_train, example_inputs, fused_layers, training_inputs
+from .inputs import Inputs, built_to_train, example_inputs, training_inputs
 
 
 def network_of(config: Mapping[str, Any], model: paddle.nn.Layer) -> Network:

@@ -14,8 +14,9 @@ from .rounding import width_for_ratio, widths
 # Where measured losses cannot tell two steps apart, many shallow cuts are safer than one deep one.
 _DEPTH_PENALTY = 0.005
 
-Cost = Callable[[Mapping[str, int]], int]
-"""Exact FLOPs or parameters of the network when groups keep that many channels."""
+Cost = Callable[[Mapping[str, int]], float]
+"""FLOPs, parameters or milliseconds of the network when groups keep that many channels. Need not
+fall with every channel removed: some widths run slower than wider ones."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def widths_by_budget(
     Args:
         curves: group name → curve; only these groups are pruned.
         sizes: group name → channels.
-        cost: the exact cost of any widths.
+        cost: of any widths; those chosen are never narrower than others that cost no more.
         share: of the whole network's cost to remove.
         round_to: as in the section.
         key: name of the target, for the message.
@@ -85,7 +86,7 @@ def widths_by_budget(
     """
     search = _Search(curves, sizes, cost, round_to)
     before = cost(sizes)
-    narrowest = {name: options[-1] for name, options in search.options.items()}
+    narrowest = search.widened({name: options[-1] for name, options in search.options.items()})
     most = 1 - cost({**sizes, **narrowest}) / before
     if share > most + 0.005:
         raise PruneError(
@@ -95,7 +96,7 @@ def widths_by_budget(
             "Prune.sensitivity.ratios)."
         )
     target = before * (1 - share)
-    candidates = [search.greedy(target), search.threshold(target)]
+    candidates = [search.widened(search.greedy(target)), search.widened(search.threshold(target))]
     near = min(abs(cost({**sizes, **c}) - target) for c in candidates)
     tolerance = max(near, 0.01 * before)
     return min(
@@ -136,7 +137,7 @@ class _Search:
         place = dict.fromkeys(self.options, 0)
         current = self.cost(self.sizes)
         while current > target:
-            best: tuple[float, int, str, int] | None = None
+            best: tuple[float, float, str, int] | None = None
             for name, options in self.options.items():
                 for further in range(place[name] + 1, len(options)):
                     trial = self._widths({**place, name: further})
@@ -171,6 +172,23 @@ class _Search:
             if best is None:
                 return {name: self.options[name][at] for name, at in place.items()}
             place[best[1]] -= 1
+
+    def widened(self, chosen: Mapping[str, int]) -> dict[str, int]:
+        """The same with every group as wide as it can be for no more cost."""
+        widths = dict(chosen)
+        current = self.cost({**self.sizes, **widths})
+        grown = True
+        while grown:  # ends: widths only grow
+            grown = False
+            for name, options in self.options.items():
+                for width in options:
+                    if width <= widths[name]:
+                        break
+                    found = self.cost({**self.sizes, **widths, name: width})
+                    if found <= current:
+                        widths[name], current, grown = width, found, True
+                        break
+        return widths
 
     def _price(self, name: str, at: int) -> float:
         ratio = 1 - self.options[name][at] / self.sizes[name]

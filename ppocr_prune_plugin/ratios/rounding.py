@@ -18,3 +18,9 @@ def width_for_ratio(size: int, ratio: float, round_to: int) -> int:
     """The allowed width nearest to removing ``ratio`` of the channels; the wider of two equals."""
     wanted = size * (1 - ratio)
     return min(widths(size, round_to), key=lambda width: (round(abs(width - wanted), 6), -width))
+
+
+def narrowest(size: int, ratio: float, round_to: int) -> int:
+    """The narrowest allowed width that removes ``ratio`` of the channels or, rounded, about it."""
+    inside = [width for width in widths(size, round_to) if 1 - width / size <= ratio + 1e-9]
+    return min([*inside, width_for_ratio(size, ratio, round_to)])

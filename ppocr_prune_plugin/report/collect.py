@@ -16,7 +16,9 @@ from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import PruningPlan
 from ..section import PruneSection
 from ..sensitivity.store import SensitivityFile
-from .data import KeptWhole, Layer, Point, Report
+from .data import KeptWhole, Latency, Layer, Point, Report
+
+_COUNTED = {"pruned_params": "parameters", "pruned_latency": "latency"}
 
 
 def collect(
@@ -33,6 +35,7 @@ def collect(
     after: float | None = None,
     images: int | None = None,
     spread: tuple[float, float] | None = None,
+    latency: Latency | None = None,
     files: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Report:
@@ -49,6 +52,7 @@ def collect(
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
             images, ``spread`` where the first would lie on other sets of as many.
+        latency: where it was the target.
         files: label → path, to be listed.
         versions: name → version, beside those of the plugin, Paddle, NumPy and Python.
     """
@@ -65,10 +69,11 @@ def collect(
         after=after,
         images=images,
         spread=spread,
+        latency=latency,
         kept_whole=tuple(_kept_whole(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
-        feasibility_of="parameters" if target == "pruned_params" else "FLOPs",
+        feasibility_of=_COUNTED.get(target, "FLOPs"),
         round_to=section.round_to,
         dry_run=section.dry_run,
         source=source,

@@ -51,6 +51,27 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one run: the unpruned network, what was predicted of the pruned one, and
+    what was measured of it; ``how`` they were measured."""
+
+    before: float
+    predicted: float
+    after: float
+    how: str
+
+    @property
+    def pruned(self) -> float:
+        """Share of the time saved, as measured."""
+        return 1 - self.after / self.before
+
+    @property
+    def predicted_pruned(self) -> float:
+        """The same, as predicted."""
+        return 1 - self.predicted / self.before
+
+
+@dataclass(frozen=True)
 class KeptWhole:
     """Channels that were left alone, and why; ``channels`` counts those that this is about."""
 
@@ -68,8 +89,9 @@ class Report:
     unpruned model and right after pruning (None where there is no evaluation set), ``spread``
     where the unpruned model's would lie on other sets of as many images (95 of 100).
     ``feasibility`` are rows (share of ``feasibility_of`` removed, predicted loss; None where that
-    much is out of reach). ``unknown`` counts the operations without a rule. ``files`` and
-    ``versions`` are shown as they are: label → path, name → version.
+    much is out of reach). ``latency`` is there where it was the target. ``unknown`` counts the
+    operations without a rule. ``files`` and ``versions`` are shown as they
+    are: label → path, name → version.
     """
 
     criterion: str
@@ -83,6 +105,7 @@ class Report:
     after: float | None = None
     images: int | None = None
     spread: tuple[float, float] | None = None
+    latency: Latency | None = None
     kept_whole: tuple[KeptWhole, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
     feasibility: tuple[tuple[float, float | None], ...] = ()
@@ -171,6 +194,7 @@ def _read(content: Mapping[str, Any]) -> Report:
         after=_optional(content["after"]),
         images=None if content["images"] is None else int(content["images"]),
         spread=_pair(content.get("spread")),
+        latency=_latency(content.get("latency")),
         kept_whole=tuple(
             KeptWhole(_text(item, "name"), int(item["channels"]), _text(item, "reason"))
             for item in content["kept_whole"]
@@ -215,6 +239,13 @@ def _layer(item: Mapping[str, Any]) -> Layer:
 
 def _change(item: Mapping[str, Any]) -> Change:
     return Change(int(item["before"]), int(item["after"]))
+
+
+def _latency(item: Mapping[str, Any] | None) -> Latency | None:
+    if item is None:
+        return None
+    before, predicted, after = (float(item[key]) for key in ("before", "predicted", "after"))
+    return Latency(before, predicted, after, _text(item, "how"))
 
 
 def _optional(value: Any) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..plan import Change
-from .data import Layer, Report
+from .data import Latency, Layer, Report
 from .style import CSS
 from .svg import Scale, channel_bar, loss_bar, sensitivity_curve
 from .table import human
@@ -54,6 +54,8 @@ def _header(report: Report) -> str:
     how = f"target <code>{escape(report.target)}</code> {_target(report.target_value)}"
     dry = " This was a dry run: nothing was trained." if report.dry_run else ""
     tiles = [_change_tile("FLOPs", report.flops), _change_tile("Parameters", report.params)]
+    if report.latency is not None:
+        tiles.append(_latency_tile(report.latency))
     if report.metric is not None and report.before is not None:
         tiles.append(_metric_tile(report.metric, report.before, report))
     return (
@@ -78,6 +80,19 @@ def _change_tile(name: str, change: Change) -> str:
         f'<div class="big good">{"&minus;" if change.pruned else ""}{change.pruned:.1%}</div>'
         f"<div>{human(change.before)} &rarr; {human(change.after)}</div>"
         f'<div class="meter"><i style="width:{left:.1%}"></i></div></div>'
+    )
+
+
+def _latency_tile(latency: Latency) -> str:
+    left = min(max(latency.after / latency.before, 0.0), 1.0)
+    sign = "&minus;" if latency.pruned >= 0 else "+"
+    return (
+        '<div class="tile"><div class="label">Latency, measured</div>'
+        f'<div class="big good">{sign}{abs(latency.pruned):.1%}</div>'
+        f"<div>{latency.before:.4g} &rarr; {latency.after:.4g} ms; predicted "
+        f"{latency.predicted:.4g} ms</div>"
+        f'<div class="meter"><i style="width:{left:.1%}"></i></div>'
+        f'<div class="muted">{escape(latency.how)}</div></div>'
     )
 
 
@@ -109,11 +124,11 @@ def _metric_tile(metric: str, before: float, report: Report) -> str:
 def _feasibility(report: Report) -> str:
     if not report.feasibility:
         return ""
-    change = report.params if report.feasibility_of == "parameters" else report.flops
-    nearest = min(report.feasibility, key=lambda row: abs(row[0] - change.pruned))
+    pruned = _pruned(report)
+    nearest = min(report.feasibility, key=lambda row: abs(row[0] - pruned))
     rows = []
     for share, loss in report.feasibility:
-        chosen = (share, loss) == nearest and abs(share - change.pruned) < 0.05
+        chosen = (share, loss) == nearest and abs(share - pruned) < 0.05
         bar = "" if loss is None else loss_bar(loss)
         said = "more than was measured" if loss is None else f"{loss:.2%}"
         if loss is not None and loss > 1:  # a sum of losses may say more than can be lost
@@ -133,6 +148,13 @@ def _feasibility(report: Report) -> str:
         f'<th></th><th class="number">predicted loss</th></tr></thead><tbody>{"".join(rows)}'
         f"</tbody></table></div>{_prediction(report)}</section>"
     )
+
+
+def _pruned(report: Report) -> float:
+    """Share removed of what the feasibility rows are about."""
+    if report.feasibility_of == "latency" and report.latency is not None:
+        return report.latency.pruned
+    return (report.params if report.feasibility_of == "parameters" else report.flops).pruned
 
 
 def _prediction(report: Report) -> str:

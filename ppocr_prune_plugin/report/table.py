@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import Change, PruningPlan
+from .data import Latency
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -56,6 +57,14 @@ def summary(
     if metric is not None and before is not None and after is not None:
         parts.append(f"{metric} {before:.4f} -> {after:.4f} right after pruning")
     return ", ".join(parts)
+
+
+def latency_line(latency: Latency) -> str:
+    """Latency before and after, as measured, and what had been predicted."""
+    return (
+        f"latency {latency.before:.4g} ms -> {latency.after:.4g} ms (-{latency.pruned:.1%} "
+        f"measured, -{latency.predicted_pruned:.1%} predicted): {latency.how}"
+    )
 
 
 def human(number: float) -> str:

@@ -1,0 +1,63 @@
+"""Networks as files that Paddle Inference runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ..errors import PruneError
+from ..graph.trace import input_specs
+from ..network import can_be_fused
+
+
+def deployed(model: paddle.nn.Layer) -> paddle.nn.Layer:
+    """A copy in evaluation mode, its parallel convolutions fused as an export fuses them
+    (``rep()``); the model itself is not touched."""
+    twin = copy.deepcopy(model)
+    twin.eval()
+    for layer in twin.sublayers():
+        if can_be_fused(layer):
+            layer.rep()
+    return twin
+
+
+def export(model: paddle.nn.Layer, inputs: Sequence[Any], prefix: Path) -> None:
+    """Write ``prefix.json`` and ``prefix.pdiparams`` (through PIR) for inputs of fixed shapes.
+
+    Args:
+        model: the network, in evaluation mode.
+        inputs: ``(shape, dtype)`` pairs, as ``forward`` takes them.
+        prefix: path without an extension.
+
+    Raises:
+        PruneError: Paddle cannot export it.
+    """
+    forward = getattr(model.forward, "dygraph_function", model.forward)
+    try:
+        with _quiet():
+            static = paddle.jit.to_static(forward, input_spec=input_specs(inputs), full_graph=True)
+            paddle.jit.save(static, str(prefix))
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise PruneError(
+            f"Paddle {paddle.__version__} cannot export this {type(model).__name__}, so its "
+            f"latency cannot be measured: {type(error).__name__}: {lines[-1][:300]}. "
+            "Prune.pruned_flops needs no export."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices that Paddle logs on every export."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
