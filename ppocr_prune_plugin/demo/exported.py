@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,4 +31,4 @@ def latencies(
     predictors = [load(folder, threads) for folder in folders]
     pictures = predictor.random_arrays([([1, 3, side, side], "float32")])
     times = predictor.latencies(predictors, [pictures] * len(predictors), runs)
-    return times, predictors[0].onednn
+    return [statistics.median(found) for found in times], predictors[0].onednn

@@ -45,6 +45,8 @@ _WEIGHTED = ("conv", "depthwise", "linear")
 _SMALL = 0.004
 # One measurement does not say more than that predicted savings are so many times the real ones.
 _GAINS = (0.5, 2.0)
+# On an idle machine the runs of a network differ by a few percent.
+_BUSY = 0.25
 # Of how far each layer can be cut: networks that the model is fitted to.
 _DEPTHS = (0.35, 0.7, 1.0)
 
@@ -120,6 +122,13 @@ class NetworkLatency:
         if key not in self._table.networks:
             pruned = [] if key == self._key(self._sizes) else [self._exported(widths)]
             times = self._timer.networks([self._unpruned, *pruned], self._inputs)
+            if self._timer.disturbance > _BUSY:
+                self._logger.warning(
+                    "prune: the machine is busy: half of the runs of a network took over "
+                    f"{self._timer.disturbance:.0%} longer than the fastest. Times measured now "
+                    "are not to be trusted; stop other programs, and delete "
+                    f"{self._table.path} to measure again"
+                )
             self._table.networks[key] = (times[0], times[-1])
             self._table.onednn = self._timer.onednn
             self._table.save()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +118,8 @@ def latencies(
     predictors: Sequence[Predictor],
     inputs: Sequence[Sequence[Array]],
     rounds: int,
-    statistic: Callable[[Sequence[float]], float] = statistics.median,
-) -> list[float]:
-    """Time of one run of each, in milliseconds: the median, or another ``statistic`` of some rounds
-    after a warm-up.
+) -> list[list[float]]:
+    """Times of so many runs of each, in milliseconds, after a warm-up.
 
     The models take turns, so that whatever else the machine does slows all of them alike.
     """
@@ -135,7 +132,7 @@ def latencies(
             start = time.perf_counter()
             predictor.run()
             found.append(1000 * (time.perf_counter() - start))
-    return [statistic(found) for found in times]
+    return times
 
 
 def random_arrays(inputs: Sequence[tuple[Sequence[int], str]]) -> list[Array]:

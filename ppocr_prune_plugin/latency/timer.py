@@ -26,7 +26,8 @@ Inputs = Sequence[tuple[Sequence[int], str]]
 class Timer:
     """Exports and times; :meth:`close` it. The process starts with the first measurement.
 
-    ``onednn`` says how models run, and is settled by the first whole network that is timed.
+    ``onednn`` says how models run, and is settled by the first whole network that is timed;
+    ``disturbance`` by what share the runs of the last one were slower than the fastest of them.
     """
 
     def __init__(self, options: LatencyOptions) -> None:
@@ -35,6 +36,7 @@ class Timer:
             require_onednn()
         self.options = options
         self.onednn = EVERYTHING if options.onednn else OFF
+        self.disturbance = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="ppocr-prune-latency-")
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
@@ -50,6 +52,8 @@ class Timer:
         """Milliseconds of exported networks, timed in turns."""
         content = self._ask(models, [inputs] * len(models), seconds=4.0, rounds=(5, 40))
         self.onednn = content["onednn"]
+        pairs = zip(content["medians"], content["milliseconds"], strict=True)
+        self.disturbance = max(median / fastest for median, fastest in pairs) - 1
         times: list[float] = content["milliseconds"]
         return times
 
@@ -59,7 +63,7 @@ class Timer:
         layer.eval()
         inputs = [(list(shape), "float32") for shape in shapes]
         export(layer, inputs, prefix)
-        content = self._ask([prefix], [inputs], seconds=0.06, rounds=(5, 60))
+        content = self._ask([prefix], [inputs], seconds=0.08, rounds=(8, 80))
         return float(content["milliseconds"][0])
 
     def close(self) -> None:
