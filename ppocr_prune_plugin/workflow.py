@@ -30,7 +30,7 @@ from .report.data import Latency
 from .report.html import write_report
 from .report.table import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
-from .sensitivity.analysis import Analysis, check_baseline, fingerprint
+from .sensitivity.analysis import Analysis, check_baseline, check_direction, fingerprint
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
 from .sensitivity.store import SensitivityFile, open_sensitivity
 from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
@@ -185,6 +185,7 @@ class PruningRun:
                 f"{self.source}: Prune.{section.target[0]} needs an evaluation set to measure "
                 "sensitivity, and Eval is empty. Fill the Eval section, or prune by Prune.ratio."
             )
+        check_direction(evaluation.metric)
         stated = section.sensitivity.file
         path = Path(stated) if stated else self.folder / "sen.pickle"
         model = self.network.model

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.sensitivity.analysis import check_direction
 
 TRAINED = "Global.pretrained_model={weights}"
 
@@ -54,6 +59,42 @@ def test_a_pattern_that_matches_no_layer(refuse: Callable[..., str], tmp_path: P
     skip = 'Prune.skip=["nek.*"]'
     message = refuse(tmp_path / "skip", "train", TRAINED, "Prune.ratio=0.3", skip)
     assert '"nek.*"' in message and "Prune.skip" in message
+
+
+def test_a_metric_for_which_lower_is_better(refuse: Callable[..., str], tmp_path: Path) -> None:
+    message = refuse(
+        tmp_path, "train", TRAINED, "Prune.max_loss=0.02", "Metric.main_indicator=edit distance"
+    )
+    assert 'Metric.main_indicator is "edit distance"' in message and "lower is better" in message
+
+
+@pytest.mark.parametrize(
+    ("metric", "falls"),
+    [("edit distance", True), ("loss", True), ("CER", True), ("mean_error", True)]
+    + [(name, False) for name in ("norm_edit_dis", "hmean", "acc", "exp_rate<=1 ", "psnr_avg")],
+)
+def test_direction_of_a_metric(metric: str, falls: bool) -> None:
+    with pytest.raises(PruneError) if falls else contextlib.nullcontext():
+        check_direction(metric)
+
+
+def test_a_cache_that_does_not_fit(
+    tree: Path, det_config: Path, det_weights: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond 1 MiB, a picture has more: as on a full disk."""
+    command = [
+        *("sh", "-c", 'ulimit -f 2048; exec "$@"', "sh", sys.executable, tree / "tools/train.py"),
+        *("-c", det_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={det_weights}"),
+        *(f"Global.save_model_dir={tmp_path}", "Prune.max_loss=0.02"),
+        *("Prune.sensitivity.cache_mb=0", "Prune.sensitivity.samples=1"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr[-2000:]
+    (message,) = [li for li in done.stderr.splitlines() if li.startswith("ppocr-prune: error:")]
+    assert (
+        "Prune.sensitivity.cache_mb" in message and f"{tmp_path}/prune: File too large" in message
+    )
+    assert not list(tmp_path.rglob("spilled-*")) and not list(tmp_path.rglob("*.pdparams"))
 
 
 def test_a_target_out_of_reach(refuse: Callable[..., str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +27,11 @@ from .sequential import Evaluation, Question, SequentialTest
 from .store import Point, SensitivityFile
 from .team import ENDINGS, Team
 
+# Words in the names of metrics that fall as a model gets better.
+_LOWER_IS_BETTER = frozenset(
+    {"loss", "err", "error", "cer", "wer", "mse", "rmse", "mae", "perplexity"}
+)
+
 
 def fingerprint(
     model: paddle.nn.Layer, criterion: str, metric: str, data: str, bn_batches: int
@@ -44,6 +50,26 @@ def fingerprint(
         "evaluation set": data,
         "bn_batches": str(bn_batches),
     }
+
+
+def check_direction(metric: str) -> None:
+    """Refuse a metric that is known, by its name, to fall as a model gets better.
+
+    Of PaddleOCR's own that is ``edit distance`` of ``LaTeXOCRMetric``; ``norm_edit_dis`` is a
+    similarity.
+
+    Raises:
+        PruneError: it is one.
+    """
+    words = set(re.split(r"[^a-z]+", metric.lower()))
+    if not (words & _LOWER_IS_BETTER or ("edit" in words and "norm" not in words)):
+        return
+    raise PruneError(
+        f'Metric.main_indicator is "{metric}", for which lower is better. The loss of a layer is '
+        "the share of the metric that is lost, and PaddleOCR keeps the checkpoint with the highest "
+        "as the best. Name an indicator that rises (such as acc, hmean, exp_rate), or prune by "
+        "Prune.ratio."
+    )
 
 
 def check_baseline(value: float, metric: str) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..errors import PruneError
+
 
 class ArrayStore:
     """Nested lists, tuples and dicts of arrays by key, at most ``budget`` bytes of them in memory.
 
-    The others go to a temporary folder below ``folder``, which is removed with the object. With
-    ``disk`` those are so many bytes at most, and what is beyond is not kept.
+    The others go to a temporary folder below ``folder``, which is removed with the object; setting
+    an item raises :class:`PruneError` where that folder cannot take it. With ``disk`` those are so
+    many bytes at most, and what is beyond, or finds no room, is not kept.
     """
 
     def __init__(self, budget: int, folder: Path, disk: int | None = None) -> None:
@@ -47,8 +50,13 @@ class ArrayStore:
             self._left -= size
             self._memory[key] = value
         elif self._disk is None or self._on_disk + size <= self._disk:
-            self._files[key] = self._write(value)
-            self._on_disk += size
+            try:
+                self._files[key] = self._write(value)
+                self._on_disk += size
+            except OSError as error:
+                if self._disk is None:
+                    raise self._full(error) from error
+                self._disk = 0
 
     def _write(self, value: Any) -> Path:
         if self._spill is None:
@@ -56,9 +64,21 @@ class ArrayStore:
             self._spill = tempfile.TemporaryDirectory(prefix="spilled-", dir=self._folder)
         path = Path(self._spill.name) / f"{self._written}.bin"
         self._written += 1
-        with open(path, "wb") as file:
-            pickle.dump(value, file, protocol=5)  # our own file, read back by nobody else
+        try:
+            with open(path, "wb") as file:
+                pickle.dump(value, file, protocol=5)  # our own file, read back by nobody else
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         return path
+
+    def _full(self, error: OSError) -> PruneError:
+        return PruneError(
+            f"Prune.sensitivity.cache_mb: the evaluation set does not fit into "
+            f"{self._budget // 2**20} MiB of memory, and the rest cannot be written to "
+            f"{self._folder}: {error.strerror}. Nothing that was measured is lost. Make room there, "
+            "give it more memory (cache_mb), or use fewer images (Prune.sensitivity.samples)."
+        )
 
     def __getitem__(self, key: Hashable) -> Any:
         if key in self._memory:
