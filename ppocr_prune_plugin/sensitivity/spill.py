@@ -74,10 +74,11 @@ class ArrayStore:
 
     def _full(self, error: OSError) -> PruneError:
         return PruneError(
-            f"Prune.sensitivity.cache_mb: the evaluation set does not fit into "
+            "Prune.sensitivity.cache_mb: the evaluation set does not fit into "
             f"{self._budget // 2**20} MiB of memory, and the rest cannot be written to "
-            f"{self._folder}: {error.strerror}. Nothing that was measured is lost. Make room there, "
-            "give it more memory (cache_mb), or use fewer images (Prune.sensitivity.samples)."
+            f"{self._folder}: {error.strerror}. Nothing that was measured is lost. Make room "
+            "there, give it more memory (cache_mb), or use fewer images "
+            "(Prune.sensitivity.samples)."
         )
 
     def __getitem__(self, key: Hashable) -> Any:
