@@ -7,12 +7,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import paddle
 
 from ..errors import PruneError
-from ..graph.trace import input_specs
 from ..network import can_be_fused
 
 
@@ -27,12 +25,14 @@ def deployed(model: paddle.nn.Layer) -> paddle.nn.Layer:
     return twin
 
 
-def export(model: paddle.nn.Layer, inputs: Sequence[Any], prefix: Path) -> None:
+def export(
+    model: paddle.nn.Layer, inputs: Sequence[tuple[Sequence[int], str]], prefix: Path
+) -> None:
     """Write ``prefix.json`` and ``prefix.pdiparams`` (through PIR) for inputs of fixed shapes.
 
     Args:
         model: the network, in evaluation mode.
-        inputs: ``(shape, dtype)`` pairs, as ``forward`` takes them.
+        inputs: ``(shape, dtype)`` of what ``forward`` takes.
         prefix: path without an extension.
 
     Raises:
@@ -41,7 +41,8 @@ def export(model: paddle.nn.Layer, inputs: Sequence[Any], prefix: Path) -> None:
     forward = getattr(model.forward, "dygraph_function", model.forward)
     try:
         with _quiet():
-            static = paddle.jit.to_static(forward, input_spec=input_specs(inputs), full_graph=True)
+            specs = [paddle.static.InputSpec(list(shape), dtype) for shape, dtype in inputs]
+            static = paddle.jit.to_static(forward, input_spec=specs, full_graph=True)
             paddle.jit.save(static, str(prefix))
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
