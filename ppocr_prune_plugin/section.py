@@ -65,8 +65,9 @@ class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
     Of ``ratio``, ``max_loss``, ``pruned_flops``, ``pruned_params`` and ``pruned_latency`` exactly
-    one is not None where ``enable`` is true. ``bn_batches`` is the number of training batches on
-    which batch-norm statistics are re-estimated after a cut (0: they stay as they are).
+    one is not None where ``enable`` is true. ``models`` names the sub-models of a distillation
+    model to prune (None: every one that is trained). ``bn_batches`` is the number of training
+    batches on which batch-norm statistics are re-estimated after a cut (0: they stay as they are).
     """
 
     enable: bool = True
@@ -76,6 +77,7 @@ class PruneSection:
     pruned_flops: float | None = None
     pruned_params: float | None = None
     pruned_latency: float | None = None
+    models: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
     round_to: int = 8
     bn_batches: int = 2
@@ -272,6 +274,22 @@ class _Checker:
                 )
         return tuple(items)
 
+    def models(self, key: str, value: object) -> tuple[str, ...]:
+        """Names as such; whether the architecture has them is seen where it is known."""
+        items = self._list(key, value, "a list of sub-models such as [Student, Student2]")
+        if not items:
+            raise self.fail(
+                key,
+                "is empty, so that nothing would be pruned. Name the sub-models, such as [Student],"
+                " leave the key away for every one that is trained, or set Prune.enable: false.",
+            )
+        for item in items:
+            if not isinstance(item, str) or not item:
+                raise self.fail(key, f"has {_show(item)}; names are text, such as Student.")
+        if len(set(items)) < len(items):
+            raise self.fail(key, f"names a sub-model twice: {_join(items)}.")
+        return tuple(items)
+
     def rising_ratios(self, key: str, value: object) -> tuple[float, ...]:
         items = self._list(key, value, "a list of ratios such as [0.1, 0.3, 0.5]")
         if not items:
@@ -328,6 +346,7 @@ _SECTION_CHECKS = {
     "pruned_flops": _Checker.amount,
     "pruned_params": _Checker.amount,
     "pruned_latency": _Checker.amount,
+    "models": _Checker.models,
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,
     "bn_batches": _Checker.not_negative,

@@ -55,7 +55,8 @@ class PruningRun:
     some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
-    ``team``: who else works on it.
+    ``team``: who else works on it; ``widths`` are the channels that groups keep where that was
+    decided before, on a network of the same structure: nothing is analysed then.
     """
 
     network: Network
@@ -68,8 +69,13 @@ class PruningRun:
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
+    widths: Mapping[str, int] | None = None
     _latency: NetworkLatency | None = field(init=False, default=None)
     _timed: Latency | None = field(init=False, default=None)
+
+    @property
+    def _analyses(self) -> bool:
+        return self.widths is None and self.section.target[0] != "ratio"
 
     def run(self, optimizer: paddle.optimizer.Optimizer | None = None) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` the model is left as it is.
@@ -106,7 +112,7 @@ class PruningRun:
         network, section = self.network, self.section
         groups = network.prunable(section, self.source)
         recalibration = BatchNormRecalibration(network.model, self.calibration)
-        if section.target[0] != "ratio":
+        if self._analyses:
             self._analysis(self._sensitivity_file(groups), recalibration).follow()
         if self.team.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
@@ -127,8 +133,10 @@ class PruningRun:
         _ = self._ranker  # what is wrong with it is said before hours of measuring
         recalibration = BatchNormRecalibration(network.model, self.calibration)
         baseline, noise, file = None, None, None
-        if section.target[0] == "ratio":
-            widths = _widths_by_ratio(groups, section)
+        widths: Mapping[str, int]
+        if not self._analyses:
+            decided = self.widths
+            widths = _widths_by_ratio(groups, section) if decided is None else decided
             if evaluation is not None:
                 baseline, noise = evaluation.baseline(), spread(evaluation)
         else:

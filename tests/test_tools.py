@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from training import Tools, output
 
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.plan import load_plan
@@ -22,35 +23,6 @@ from ppocr_prune_plugin.plan import load_plan
 SHARE = 0.4
 # What uniform pruning without rounding needs to remove a little less of this detector's FLOPs.
 UNIFORM_RATIO = 0.21
-
-
-@dataclass(frozen=True)
-class Tools:
-    """The tools with a config, the way a user starts them."""
-
-    run: Callable[..., subprocess.CompletedProcess[str]]
-    tree: Path
-    config: Path
-    weights: Path
-
-    def __call__(
-        self,
-        tool: str,
-        *options: str,
-        before: tuple[str, ...] = (),
-        env: dict[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        command = [self.tree / "tools" / f"{tool}.py", "-c", self.config, *before]
-        return self.run([*command, "-o", "Global.use_gpu=false", *options], env=env)
-
-    def train(self, folder: Path, *options: str, **more: dict[str, str]) -> str:
-        done = self("train", f"Global.save_model_dir={folder}", *options, **more)
-        assert done.returncode == 0, output(done)
-        return output(done)
-
-
-def output(done: subprocess.CompletedProcess[str]) -> str:
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from .. import surgery
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
 from ..hooks.config import current_section
-from ..hooks.tracing import network_of
+from ..hooks.networks import Networks
+from ..hooks.parts import families
 from ..hooks.tree import build_from_config, find_tree, require_tree
 from ..network import Network
 from ..ratios.rounding import widths
@@ -45,34 +46,37 @@ def run(args: argparse.Namespace) -> int:
     """Print the report. Raises :class:`PruneError`."""
     tree = require_tree(args.tree) if args.tree is not None else find_tree()
     model, config = build_from_config(args.config, args.opt, tree)
-    section = current_section(config, str(args.config))
-    network = network_of(config, model)
-    shape = network.inputs[0][0]
-    print(f"{args.config}: {type(model).__name__} at {' x '.join(map(str, shape))}")
-    for line in describe(network, section, str(args.config), None if args.all else _SHOWN):
-        print(line)
+    source = str(args.config)
+    section = current_section(config, source) or PruneSection()
+    for family in families(config, model, section, source):
+        first, *others = family.members
+        network = Networks().of(first)
+        shape = network.inputs[0][0]
+        name = f"{first.name}, a {type(first.model).__name__}," if first.name else ""
+        print(f"{source}: {name or type(first.model).__name__} at {' x '.join(map(str, shape))}")
+        if others:
+            print(f"{', '.join(part.name for part in others)}: the same, and pruned as wide")
+        for line in describe(network, family.section, source, None if args.all else _SHOWN):
+            print(line)
     return 0
 
 
-def describe(
-    network: Network, section: PruneSection | None, source: str, shown: int | None
-) -> list[str]:
+def describe(network: Network, section: PruneSection, source: str, shown: int | None) -> list[str]:
     """Everything that the command says of a network.
 
     Args:
         network: the traced model.
-        section: the config's ``Prune`` section, if it has one: its ``skip`` and ``round_to`` count.
+        section: the ``Prune`` section: its ``skip`` and ``round_to`` count.
         source: where the section is written, for messages.
         shown: how many layers a line names before it only counts them; None names all.
 
     Raises:
         PruneError: a pattern of ``skip`` matches no layer.
     """
-    chosen = section or PruneSection()
     training = network.training_only
     deployed = [group for group in network.graph.groups if group not in training]
-    require_matches(chosen.skip, network.graph.groups, "Prune.skip", source)
-    skipped = [g for g in deployed if any(matches(g, pattern) for pattern in chosen.skip)]
+    require_matches(section.skip, network.graph.groups, "Prune.skip", source)
+    skipped = [g for g in deployed if any(matches(g, pattern) for pattern in section.skip)]
     lines = ["", network.unseen] if network.unseen else [""]
     for number, group in enumerate(deployed, 1):
         note = "  (left out by Prune.skip)" if group in skipped else ""
@@ -85,7 +89,7 @@ def describe(
         lines += ["", "Operations without a rule (what reaches them is kept whole):"]
         lines += [f"  {op}: {count}x" for op, count in network.graph.unknown.items()]
     free = [group for group in deployed if group not in skipped]
-    return [*lines, "", *_total_lines(network, free, chosen.round_to)]
+    return [*lines, "", *_total_lines(network, free, section.round_to)]
 
 
 def touched(network: Network, group: ChannelGroup) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import PruneError, exit_on_error
 from ..section import PruneSection, parse_section
 from . import finder
+from .parts import check_models
 from .points import missing_hook_points, require_hook_points
 from .request import section_requested
 
@@ -35,6 +36,7 @@ class _State:
     watching: bool = False  # merge_config is wrapped
     pruning: bool | None = None  # None until merge_config was called
     config_path: str | None = None
+    config: Mapping[str, Any] | None = None  # as the tool has it, once merged
     options: list[str] = field(default_factory=list)  # keys of -o that are ours
 
 
@@ -67,6 +69,11 @@ def is_watching() -> bool:
 def is_pruning() -> bool | None:
     """Whether the merged config has an enabled section; None before it is merged."""
     return _state.pruning
+
+
+def merged_config() -> Mapping[str, Any] | None:
+    """The config that the tool works with; None before it is merged."""
+    return _state.config
 
 
 def current_section(config: Mapping[str, Any], source: str | None = None) -> PruneSection | None:
@@ -128,6 +135,7 @@ def _wrap_merge_config(original: Any, tree: Path) -> Any:
             add_option_parents(config, opts)
             _state.options += [key for key in opts if key.split(".")[0] == "Prune"]
         merged = original(config, opts, *args, **kwargs)
+        _state.config = merged
         _check(merged, tree)
         return merged
 
@@ -140,6 +148,8 @@ def _check(config: Any, tree: Path) -> None:
     _state.pruning = section is not None
     if section is None:
         return
+    if isinstance(config.get("Architecture"), Mapping):
+        check_models(section, config, section_source())
     require_hook_points(tree)
     if finder.failures:
         raise PruneError(finder.describe_failures()) from finder.failures[-1][1]

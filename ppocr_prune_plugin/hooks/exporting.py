@@ -15,7 +15,7 @@ import paddle
 from ..errors import PruneError, exit_on_error
 from ..network import random_inputs, run_once
 from .inputs import example_inputs
-from .state import plan_of
+from .state import is_of_pruned
 
 TOLERANCE = 1e-4
 
@@ -49,10 +49,11 @@ def wrap(module: ModuleType) -> None:
     def export_single_model(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(*args, **kwargs)
         model = call.arguments["model"]
-        if plan_of(model) is None:
+        if not is_of_pruned(model):
             return original(*args, **kwargs)
         arguments, logger = call.arguments, call.arguments["logger"]
-        config = arguments.get("config") or {"Architecture": arguments["arch_config"]}
+        # A sub-model of a distillation model is exported by itself, with its own architecture.
+        config = {**arguments.get("config", {}), "Architecture": arguments["arch_config"]}
         inputs = example_inputs(config)
         if "config" in arguments:
             _take_working_path(arguments["config"], logger)
@@ -110,11 +111,11 @@ def run_inference(path: str, inputs: list[Any]) -> list[np.ndarray]:
     settings.disable_glog_info()
     settings.disable_mkldnn()
     predictor = paddle.inference.create_predictor(settings)
-    shapes = predictor.get_input_tensor_shape()
-    arrays = _flat(random_inputs(inputs))
-    for name in predictor.get_input_names():
-        while len(arrays) > 1 and len(arrays[0].shape) != len(shapes[name]):
+    names, arrays = predictor.get_input_names(), _flat(random_inputs(inputs))
+    for name in names:
+        handle = predictor.get_input_handle(name)
+        while len(arrays) > 1 and len(handle.shape()) not in (0, arrays[0].ndim):
             arrays.pop(0)  # the exporter leaves out what the network does not read
-        predictor.get_input_handle(name).copy_from_cpu(arrays.pop(0))
+        handle.copy_from_cpu(arrays.pop(0))
     predictor.run()
     return [predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()]

@@ -7,6 +7,7 @@ import paddle
 from ..plan import PruningPlan
 
 _KEY = "_ppocr_prune_plan"
+_BESIDE = "_ppocr_prune_beside"
 
 
 def inner(model: paddle.nn.Layer) -> paddle.nn.Layer:
@@ -22,3 +23,13 @@ def plan_of(model: paddle.nn.Layer) -> PruningPlan | None:
 def set_plan(model: paddle.nn.Layer, plan: PruningPlan) -> None:
     """Remember the plan; it goes along with copies of the model, and never into a state dict."""
     inner(model).__dict__[_KEY] = plan
+
+
+def is_of_pruned(model: paddle.nn.Layer) -> bool:
+    """Whether the network, or another one of the same distillation model, was pruned."""
+    return plan_of(model) is not None or _BESIDE in inner(model).__dict__
+
+
+def set_of_pruned(model: paddle.nn.Layer) -> None:
+    """Remember that another network of the same model was pruned."""
+    inner(model).__dict__[_BESIDE] = True

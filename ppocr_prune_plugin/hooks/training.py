@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..errors import PruneError, exiting_on_error
 from ..gradients import Array, batch_gradients
+from ..network import Network
+from ..plan import PruningPlan
+from ..report.table import summary
 from ..section import PruneSection
 from ..sensitivity.team import Team
 from ..workflow import PruningRun
@@ -18,10 +21,15 @@ from . import config as config_hook
 from .calibration import calibration_batches
 from .calls import training_forward
 from .evaluation import PaddleOCREvaluation
+from .modes import dynamic_forward, full_precision
+from .networks import Networks
+from .parts import Family, Part, arguments_of, combined, families, parts_of
 from .ranks import gather
 from .state import inner, plan_of, set_plan
-from .tracing import network_of
 from .tree import tree_version
+from .weights import remember_parts
+
+PLAN_FILE = "plan.prune.json"
 
 
 def patch(module: ModuleType) -> None:
@@ -56,45 +64,30 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if plan is not None and settings.get("checkpoints"):
         logger.info("prune: resuming a pruned model; it is not pruned again")
         return not section.dry_run
-    if plan is not None:
+    found = families(config, inner(model), section, source)
+    chosen = [part for family in found for part in family.members]
+    _require_unpruned(chosen, settings)
+    _require_trained(section, chosen, settings, source)
+    if section.sensitivity.file is not None and len(found) > 1:
         raise PruneError(
-            f"Global.pretrained_model: {settings['pretrained_model']} is pruned already "
-            f"({plan.flops.pruned:.1%} of its FLOPs). To fine-tune it as it is, set "
-            "Prune.enable=false; to go on with its training, name it in Global.checkpoints; to "
-            "prune more, start from the unpruned weights with a larger target."
+            f"{source}: Prune.sensitivity.file is one file, but "
+            f"{' and '.join(family.members[0].name for family in found)} differ and are measured "
+            "one by one. Leave the key away: each gets a folder of its own."
         )
-    _require_trained(section, settings, source)
     folder = Path(settings["save_model_dir"]) / "prune"
-    team = gather(folder)
-    loader = arguments["valid_dataloader"]
-    evaluation = (
-        PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
-        if loader is not None and len(loader) > 0
-        else None
-    )
-    try:
-        plan = PruningRun(
-            network_of(config, inner(model)),
-            section,
-            source,
-            evaluation,
-            [
-                functools.partial(training_forward, inner(model), batch, config)
-                for batch in calibration_batches(arguments, section.bn_batches, folder, team)
-            ],
-            functools.partial(_gradients, section, arguments, folder, team),
-            folder,
-            logger,
-            _versions(module),
-            team,
-        ).run(arguments["optimizer"])
-    finally:
-        if evaluation is not None:
-            evaluation.close()
+    with full_precision(inner(model)), dynamic_forward(inner(model), config, logger):
+        plans = _prune_families(module, found, arguments, folder)
+    whole = combined(plans)
+    assert whole is not None
+    if len(chosen) > 1 or chosen[0].name:
+        whole.save(folder / PLAN_FILE)
+        logger.info(f"prune: {', '.join(plans)} together: {summary(whole, None, None, None)}")
     if section.dry_run:
-        logger.info(f"prune: dry run; the plan is in {folder / 'plan.prune.json'}")
+        logger.info(f"prune: dry run; the plan is in {folder / PLAN_FILE}")
         return False
-    set_plan(model, plan)
+    for part in chosen:
+        set_plan(part.model, plans[part.name])
+    remember_parts(model, parts_of(config, model))
     # The best metric of the unpruned model would keep every pruned one from being saved as best.
     best = arguments["pre_best_model_dict"]
     indicator = arguments["eval_class"].main_indicator
@@ -103,8 +96,70 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     return True
 
 
+def _prune_families(
+    module: ModuleType, found: Sequence[Family], arguments: Mapping[str, Any], folder: Path
+) -> dict[str, PruningPlan]:
+    """Prune every network of every family; plans by name."""
+    plans: dict[str, PruningPlan] = {}
+    networks = Networks()
+    for family in found:
+        widths: Mapping[str, int] | None = None
+        for part in family.members:
+            network = networks.of(part)
+            plans[part.name] = _prune_part(
+                module, family.section, part, network, arguments, folder, widths
+            )
+            widths = plans[part.name].kept_channels()
+    return plans
+
+
+def _prune_part(
+    module: ModuleType,
+    section: PruneSection,
+    part: Part,
+    network: Network,
+    whole: Mapping[str, Any],
+    folder: Path,
+    widths: Mapping[str, int] | None,
+) -> PruningPlan:
+    """Prune one network of the model, as far as ``widths`` says or as the section asks for."""
+    arguments, logger = arguments_of(part, whole), whole["logger"]
+    source = config_hook.section_source()
+    if part.name:
+        source = f"{source} ({part.name})"
+        logger.info(f"prune: {part.name}" + (": the same widths" if widths is not None else ""))
+    batches_folder, folder = folder, folder / part.name
+    team = gather(folder)
+    loader = arguments["valid_dataloader"]
+    evaluation = (
+        PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
+        if loader is not None and len(loader) > 0
+        else None
+    )
+    try:
+        return PruningRun(
+            network,
+            section,
+            source,
+            evaluation,
+            [
+                functools.partial(training_forward, part.model, batch, part.config)
+                for batch in calibration_batches(whole, section.bn_batches, batches_folder, team)
+            ],
+            functools.partial(_gradients, section, part, whole, batches_folder, team),
+            folder,
+            logger,
+            _versions(module),
+            team,
+            widths,
+        ).run(whole["optimizer"])
+    finally:
+        if evaluation is not None:
+            evaluation.close()
+
+
 def _gradients(
-    section: PruneSection, arguments: Mapping[str, Any], folder: Path, team: Team
+    section: PruneSection, part: Part, arguments: Mapping[str, Any], folder: Path, team: Team
 ) -> list[dict[str, Array]]:
     """Gradients of the training loss, for each calibration batch by itself; at least for one."""
     model, config = inner(arguments["model"]), arguments["config"]
@@ -113,7 +168,16 @@ def _gradients(
     def loss(batch: Any) -> Any:
         return arguments["loss_class"](training_forward(model, batch, config), batch)["loss"]
 
-    return batch_gradients(model, [functools.partial(loss, batch) for batch in batches])
+    # The loss of a distillation model is one of all its networks together.
+    found = batch_gradients(model, [functools.partial(loss, batch) for batch in batches])
+    return [
+        {
+            name.removeprefix(part.prefix): gradient
+            for name, gradient in gradients.items()
+            if name.startswith(part.prefix)
+        }
+        for gradients in found
+    ]
 
 
 def _versions(program: ModuleType) -> dict[str, str]:
@@ -121,11 +185,42 @@ def _versions(program: ModuleType) -> dict[str, str]:
     return {"PaddleOCR": tree_version(tree) or "version not stated"}
 
 
-def _require_trained(section: PruneSection, settings: Mapping[str, Any], source: str) -> None:
+def _require_unpruned(parts: Sequence[Part], settings: Mapping[str, Any]) -> None:
+    for part in parts:
+        plan = plan_of(part.model)
+        if plan is None:
+            continue
+        key, value = "Global.pretrained_model", settings.get("pretrained_model")
+        if not value:
+            key = f"Architecture.Models.{part.name}.pretrained"
+            value = part.config["Architecture"].get("pretrained")
+        raise PruneError(
+            f"{key}: {value} is pruned already ({plan.flops.pruned:.1%} of its FLOPs). To "
+            "fine-tune it as it is, set Prune.enable=false; to go on with its training, name it in "
+            "Global.checkpoints; to prune more, start from the unpruned weights with a larger "
+            "target."
+        )
+
+
+def _require_trained(
+    section: PruneSection, parts: Sequence[Part], settings: Mapping[str, Any], source: str
+) -> None:
     if settings.get("checkpoints") or settings.get("pretrained_model") or section.allow_untrained:
         return
-    raise PruneError(
-        f"{source}: Global.pretrained_model and Global.checkpoints are both empty, so the weights "
-        "are random and ranking their filters means nothing. Train first, then set "
-        "Global.pretrained_model to the result; Prune.allow_untrained=true prunes all the same."
-    )
+    random = [
+        part for part in parts if not (part.name and part.config["Architecture"].get("pretrained"))
+    ]
+    if random and random[0].name:
+        named = [part.name for part in random]
+        raise PruneError(
+            f"{source}: Global.pretrained_model, Global.checkpoints and Architecture.Models."
+            f"{named[0]}.pretrained are all empty, so the weights of {' and '.join(named)} are "
+            "random and ranking their filters means nothing. Train first, then set one of them to "
+            "the result; Prune.allow_untrained=true prunes all the same."
+        )
+    if random:
+        raise PruneError(
+            f"{source}: Global.pretrained_model and Global.checkpoints are both empty, so the "
+            "weights are random and ranking their filters means nothing. Train first, then set "
+            "Global.pretrained_model to the result; Prune.allow_untrained=true prunes all the same."
+        )

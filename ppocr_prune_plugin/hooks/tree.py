@@ -120,6 +120,8 @@ def build_from_config(
         characters = getattr(post_process, "character", None)
         if characters is not None:
             set_out_channels(config, len(characters))
+    for part in (config["Architecture"].get("Models") or {}).values():
+        part.pop("pretrained", None)  # PaddleOCR would load it while it builds
     model = build_model(config["Architecture"])
     model.train()
     return model, config

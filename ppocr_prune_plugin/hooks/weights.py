@@ -6,7 +6,7 @@ import functools
 import inspect as signatures
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,19 +21,26 @@ from ..plan import GroupPlan, PruningPlan, load_plan, plan_path
 from ..report.table import summary
 from . import config as config_hook
 from .exporting import patch_older_tool
+from .modes import full_precision
+from .networks import Networks
+from .parts import Part, combined, own_groups, part_config, parts_of, sub_models
 from .state import plan_of as plan_of_model
-from .state import set_plan
-from .tracing import network_of
+from .state import set_of_pruned, set_plan
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap ``load_model`` and ``save_model``; the config hook reports a tree without them."""
+    """Wrap ``load_model``, ``save_model`` and ``load_pretrained_params``; the config hook reports a
+    tree without them."""
     if not (hasattr(module, "load_model") and hasattr(module, "save_model")):
         return
     module.load_model = _wrap_load(module.load_model, module)  # type: ignore[attr-defined]
     module.save_model = _wrap_save(module.save_model)  # type: ignore[attr-defined]
+    if hasattr(module, "load_pretrained_params"):
+        module.load_pretrained_params = _wrap_pretrained(  # type: ignore[attr-defined]
+            module.load_pretrained_params, module
+        )
 
 
 def _wrap_load(original: Any, module: ModuleType) -> Any:
@@ -46,10 +53,14 @@ def _wrap_load(original: Any, module: ModuleType) -> Any:
         config, model = call["config"], call["model"]
         logger = module.get_logger()
         path = _weights_file(config, call.get("model_type", "det"), module)
-        plan = _rebuild(config, model, path, logger) if path is not None else None
+        with full_precision(model):
+            plans = _rebuild(config, model, path, logger) if path is not None else {}
         result = original(*args, **kwargs)
-        if plan is not None:
-            set_plan(model, plan)
+        parts = parts_of(config, model)
+        for part in parts:
+            if part.name in plans:
+                set_plan(part.model, plans[part.name])
+        remember_parts(model, parts)
         patch_older_tool()
         if config_hook.prune_plan_file is not None:
             _apply_plan_file(config, model, Path(config_hook.prune_plan_file), path, logger)
@@ -58,48 +69,131 @@ def _wrap_load(original: Any, module: ModuleType) -> Any:
     return load_model
 
 
+def remember_parts(model: paddle.nn.Layer, parts: Sequence[Part]) -> None:
+    """Give the whole model the plan that its networks' plans make."""
+    plans = {part.name: plan_of_model(part.model) for part in parts}
+    whole = combined({name: plan for name, plan in plans.items() if plan is not None})
+    if whole is not None:
+        for part in parts:
+            set_of_pruned(part.model)
+        set_plan(model, whole)
+
+
+def _wrap_pretrained(original: Any, module: ModuleType) -> Any:
+    """``Architecture.Models.Student.pretrained`` may be a pruned checkpoint too.
+
+    PaddleOCR loads it while it builds the model, before it has any other weights.
+    """
+    signature = signatures.signature(original)
+
+    @functools.wraps(original)
+    @exit_on_error
+    def load_pretrained_params(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs).arguments
+        model, stated = call["model"], call["path"]
+        config = config_hook.merged_config() or {"Architecture": {}}
+        name = next(
+            (name for name, part in sub_models(config).items() if part.get("pretrained") == stated),
+            None,
+        )
+        if name is None:
+            return original(*args, **kwargs)
+        path = _local_file(str(stated), module)
+        part = Part("", model, part_config(config, name))  # its file bears its own names
+        stored = _stored_shapes(config, path) if path is not None else None
+        plan = (
+            _rebuild_part(part, path, stored, Networks(), module.get_logger())
+            if path is not None and stored is not None
+            else None
+        )
+        result = original(*args, **kwargs)
+        if plan is not None:
+            set_plan(model, plan)
+        return result
+
+    return load_pretrained_params
+
+
 def _weights_file(config: Mapping[str, Any], model_type: str, module: ModuleType) -> Path | None:
     """The file that PaddleOCR is about to load; None where it loads none or in its own way."""
     settings = config["Global"]
     algorithm = config["Architecture"].get("algorithm")
     if model_type == "kie" and algorithm != "SDMGR":
         return None  # language models of PaddleNLP have their own files
-    stated = settings.get("checkpoints")
-    if not stated and settings.get("pretrained_model"):
-        download = getattr(module, "maybe_download_params", lambda path: path)
-        stated = download(settings["pretrained_model"])
-    if not stated:
-        return None
-    path = Path(str(stated).removesuffix(".pdparams") + ".pdparams")
+    if settings.get("checkpoints"):
+        return _existing(str(settings["checkpoints"]))
+    if settings.get("pretrained_model"):
+        return _local_file(str(settings["pretrained_model"]), module)
+    return None
+
+
+def _local_file(stated: str, module: ModuleType) -> Path | None:
+    """The file behind ``pretrained_model``, which may be an address."""
+    download = getattr(module, "maybe_download_params", lambda path: path)
+    return _existing(str(download(stated)))
+
+
+def _existing(stated: str) -> Path | None:
+    path = Path(stated.removesuffix(".pdparams") + ".pdparams")
     return path if path.is_file() else None
 
 
 def _rebuild(
     config: Mapping[str, Any], model: paddle.nn.Layer, path: Path, logger: logging.Logger
-) -> PruningPlan | None:
-    """Give the model the shapes in a pruned weights file; None where it is not pruned."""
+) -> dict[str, PruningPlan]:
+    """Give every network in the model the shapes in a weights file; plans of those it prunes."""
+    stored = _stored_shapes(config, path)
+    if stored is None:
+        return {}
+    parts = parts_of(config, model)
+    networks = Networks()
+    found = {part.name: _rebuild_part(part, path, stored, networks, logger) for part in parts}
+    plans = {name: plan for name, plan in found.items() if plan is not None}
+    beside = plan_path(path)
+    if not plans and beside.exists() and all(plan_of_model(part.model) is None for part in parts):
+        logger.warning(
+            f"prune: {beside} is ignored: the weights beside it are not pruned. It may be "
+            "left over from another run."
+        )
+    return plans
+
+
+def _stored_shapes(config: Mapping[str, Any], path: Path) -> Shapes | None:
     try:
-        found = read_shapes(path)
+        return read_shapes(path)
     except PruneError:
         if config_hook.current_section(config) is not None:
             raise
         return None  # PaddleOCR reads (or refuses) it as before
+
+
+def _rebuild_part(
+    part: Part, path: Path, stored: Shapes, networks: Networks, logger: logging.Logger
+) -> PruningPlan | None:
+    """Give one network the shapes in a weights file; None where the file does not prune it."""
+    model = part.model
+    found = {
+        name.removeprefix(part.prefix): shape
+        for name, shape in stored.items()
+        if name.startswith(part.prefix)
+    }
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     common = [name for name in expected if name in found]
     beside = plan_path(path)
     if all(found[name] == expected[name] for name in common):
-        if beside.exists():
-            logger.warning(
-                f"prune: {beside} is ignored: the weights beside it are not pruned. It may be "
-                "left over from another run."
-            )
         return None
+    if part.name and plan_of_model(model) is not None:
+        raise PruneError(
+            f"{path}: {part.name} has other widths there than in "
+            f"Architecture.Models.{part.name}.pretrained, which is pruned too. Leave `pretrained` "
+            "away: these weights replace it."
+        )
     if not beside.exists() and not all(_may_be_cut(found[n], expected[n]) for n in common):
         return None  # wider somewhere: another dictionary or backbone, and nothing to trace for
     try:
-        network = network_of(config, model)
+        network = networks.of(part)
         plan = (
-            _stated_plan(network, beside, found)
+            _stated_plan(network, part, beside, found)
             if beside.exists()
             else _inferred_plan(network, path, found, logger)
         )
@@ -114,7 +208,8 @@ def _rebuild(
         surgery.shapes_after(network.graph, plan.kept_channels()),
         network.graph,
     )
-    logger.info(f"prune: rebuilt the pruned network of {path}: {summary(plan, None, None, None)}")
+    what = f"{part.name} of {path}" if part.name else str(path)
+    logger.info(f"prune: rebuilt the pruned network of {what}: {summary(plan, None, None, None)}")
     return plan
 
 
@@ -122,17 +217,19 @@ def _may_be_cut(found: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(found) == len(whole) and all(a <= b for a, b in zip(found, whole, strict=True))
 
 
-def _stated_plan(network: Network, beside: Path, found: Shapes) -> PruningPlan:
-    plan = load_plan(beside)
+def _stated_plan(network: Network, part: Part, beside: Path, found: Shapes) -> PruningPlan:
+    whole = load_plan(beside)
+    items = own_groups(whole, part)
     try:
-        for item in plan.groups:
+        for item in items:
             surgery.check_fit(network.graph, item)
     except PruneError as error:
         raise PruneError(f"{beside}: {error}.") from error
+    plan = plan_of(network, whole.criterion, items) if part.name else whole
     for name, shape in surgery.shapes_after(network.graph, plan.kept_channels()).items():
         if name in found and found[name] != shape:
             raise PruneError(
-                f"{beside}: does not fit the weights beside it: {name} has the shape "
+                f"{beside}: does not fit the weights beside it: {part.prefix}{name} has the shape "
                 f"{list(found[name])} there, and {list(shape)} by the plan. Copy both files of one "
                 "checkpoint, or delete the plan: the structure is then worked out from the weights."
             )
@@ -169,12 +266,25 @@ def _apply_plan_file(
             "as it is, or name the unpruned checkpoint."
         )
     plan = load_plan(file)
-    network = network_of(config, model)
-    try:
-        apply_checked(network, plan)
-    except PruneError as error:
-        raise PruneError(f"{file}: {error}") from error
-    set_plan(model, plan)
+    parts = parts_of(config, model)
+    own = {part.name: own_groups(plan, part) for part in parts}
+    strange = len(plan.groups) - sum(map(len, own.values()))
+    if strange:
+        raise PruneError(
+            f"{file}: is for another architecture: {strange} of its layers are in none of "
+            f"{', '.join(sub_models(config))}."
+        )
+    networks = Networks()
+    for part in parts:
+        if not own[part.name]:
+            continue
+        network = networks.of(part)
+        try:
+            apply_checked(network, plan_of(network, plan.criterion, own[part.name]))
+        except PruneError as error:
+            raise PruneError(f"{file}: {error}") from error
+        set_plan(part.model, plan_of(network, plan.criterion, own[part.name]))
+    remember_parts(model, parts)
     logger.info(f"prune: applied {file}: {summary(plan, None, None, None)}")
     logger.warning(
         "prune: nothing was trained after this cut, and batch norms were not re-estimated: expect "

@@ -1,0 +1,54 @@
+"""PaddleOCR's tools with a config, the way a user starts them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def output(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Tools:
+    """``tools("eval", "Global.checkpoints=…")`` runs tools/eval.py; ``weights`` is where training
+    begins, without the suffix."""
+
+    run: Callable[..., subprocess.CompletedProcess[str]]
+    tree: Path
+    config: Path
+    weights: Path
+
+    def __call__(
+        self,
+        tool: str,
+        *options: str,
+        before: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        command = [self.tree / "tools" / f"{tool}.py", "-c", self.config, *before]
+        return self.run([*command, "-o", "Global.use_gpu=false", *options], env=env)
+
+    def train(self, folder: Path, *options: str, **more: dict[str, str]) -> str:
+        done = self("train", f"Global.save_model_dir={folder}", *options, **more)
+        assert done.returncode == 0, output(done)
+        return output(done)
+
+    def metric(self, name: str, *options: str) -> float:
+        """What tools/eval.py says of a metric."""
+        done = self("eval", *options)
+        assert done.returncode == 0, output(done)
+        found = re.findall(rf"^.*ppocr INFO: {name}:([\d.e-]+)", output(done), re.MULTILINE)
+        assert found, output(done)[-2000:]
+        return float(found[-1])
+
+
+def right_after(log: str) -> dict[str, float]:
+    """The main indicator before and right after pruning."""
+    found = re.search(r"(\w+) ([\d.]+) -> ([\d.]+) right after pruning", log)
+    assert found, log[-3000:]
+    return {"before": float(found[2]), "after": float(found[3])}
