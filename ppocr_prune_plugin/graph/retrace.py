@@ -52,18 +52,25 @@ def confirmed(
     """
     refused: dict[int, str] = {}
     refused_sites: set[Site] = set()
+    dropped: set[str] = set()
     guesses: dict[Site, tuple[SizeAttribute, ...]] = {}
     for _ in range(_ROUNDS):
         found = analyse(refused)
         attributes = tuple(dict.fromkeys(a for guess in guesses.values() for a in guess))
-        graph = replace(found.graph, attributes=attributes)
+        graph = _without(replace(found.graph, attributes=attributes), dropped)
         if not graph.groups:
             return graph
-        wrong = {_site(op) for op in _disagreements(model, inputs, program, found.flow, graph)}
+        culprits = _disagreements(model, inputs, program, found.flow, graph)
+        wrong = {_site(op) for op in culprits}
         if not wrong:
             return graph
         if wrong <= refused_sites:
-            break  # sizes that depend on channels which do not reach the operation
+            # Sizes that follow channels which do not reach the operation, but another tensor.
+            followed = _followed(graph, {pair for pairs in culprits.values() for pair in pairs})
+            if not followed:
+                break
+            dropped |= followed
+            continue
         for site in wrong:
             alike = {n: op for n, op in enumerate(program.ops) if _site(op) == site}
             if site not in guesses:
@@ -90,6 +97,27 @@ def _classes(op: Op) -> str:
     return re.sub(r"_\d+(?=/|$)", "", op.layer)
 
 
+def _without(graph: ChannelGraph, names: Set[str]) -> ChannelGraph:
+    """The graph without some of its groups, which cannot be pruned then."""
+    kept = tuple(group for group in graph.groups if group.name not in names)
+    reason = "the model cannot be traced when it is narrower"
+    frozen = [Frozen(g.root.layer, g.size, reason) for g in graph.groups if g.name in names]
+    return replace(graph, groups=kept, frozen=(*graph.frozen, *frozen))
+
+
+def _followed(graph: ChannelGraph, pairs: Set[tuple[int, int]]) -> set[str]:
+    """Groups whose size, or the length of an axis of which, changes as one of the pairs does."""
+    kept = _narrower(graph.groups)
+    names = set()
+    for group in graph.groups:
+        lost = group.size - kept[group.name]
+        for member in group.members:
+            length = graph.shapes[member.parameter][member.axis]
+            if (length, length - lost * member.indices.shape[1]) in pairs:
+                names.add(group.name)
+    return names
+
+
 def _largest_part(
     model: paddle.nn.Layer,
     inputs: Sequence[Any],
@@ -113,9 +141,7 @@ def _largest_part(
     kept = part(graph.groups)
     if _disagreements(model, inputs, program, flow, replace(graph, groups=kept)):
         kept = ()
-    reason = "the model cannot be traced when it is narrower"
-    frozen = [Frozen(g.root.layer, g.size, reason) for g in graph.groups if g not in kept]
-    return replace(graph, groups=kept, frozen=(*graph.frozen, *frozen))
+    return _without(graph, {g.name for g in graph.groups} - {g.name for g in kept})
 
 
 def _disagreements(
@@ -124,9 +150,10 @@ def _disagreements(
     program: Program,
     flow: ChannelFlow,
     graph: ChannelGraph,
-) -> list[Op]:
+) -> dict[Op, set[tuple[int, int]]]:
     """Operations whose results have other shapes than predicted though their operands have not,
-    in the trace of a narrower model; or the one where that trace stops."""
+    in the trace of a narrower model; or the one where that trace stops. With each, the numbers
+    that it is given as constants and that have changed, as (before, now)."""
     kept = _narrower(graph.groups)
     removed = np.zeros(flow.count, dtype=np.bool_)
     for group in graph.groups:
@@ -141,20 +168,33 @@ def _disagreements(
     ours = [op for op in program.ops if op.name not in _SOURCES]
     theirs = [op for op in found if op.name not in _SOURCES]
     wrong: set[Value] = set()
-    culprits: list[Op] = []
+    culprits: dict[Op, set[tuple[int, int]]] = {}
     for op, other in zip(ours, theirs, strict=False):
         if op.name != other.name:
-            return [*culprits, op]
+            return culprits | {op: set()}
         operands = [v for value in op.inputs if value for v in (value, *(value.elements or ()))]
         for value, again in zip(op.outputs, other.outputs, strict=False):
             expected = flow.shape_after(value, removed)
             if expected is not None and not _agree(expected, again.shape):
                 wrong.add(value)
                 if not wrong.intersection(operands):
-                    culprits.append(op)
+                    culprits[op] = _changed(op, [v for v in other.inputs if v is not None])
     if not culprits and (len(theirs) < len(ours) or not complete):
-        culprits = ours[len(theirs) : len(theirs) + 1] or ours
+        last = found[-1].outputs if found else ()  # the constants of what failed come just before
+        stopped = ours[len(theirs) : len(theirs) + 1] or ours
+        culprits = {op: _changed(op, last) for op in stopped}
     return culprits
+
+
+def _changed(op: Op, values: Iterable[Value]) -> set[tuple[int, int]]:
+    before = [v.constant for v in op.inputs if v is not None and isinstance(v.constant, list)]
+    now = [v.constant for v in values if isinstance(v.constant, list)]
+    return {
+        (int(a), int(b))
+        for old, new in zip(before, now, strict=False)
+        for a, b in zip(old, new, strict=False)
+        if a != b
+    }
 
 
 def _narrower(groups: Sequence[ChannelGroup]) -> dict[str, int]:
