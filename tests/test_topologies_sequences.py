@@ -325,6 +325,18 @@ def test_embedding_keeps_its_vocabulary() -> None:
     assert not any(m.parameter == "table.weight" and m.axis == 0 for m in graph["table"].members)
 
 
+def test_parameter_that_is_a_view() -> None:
+    """A buffer made by transposing is not contiguous."""
+
+    def forward(net: Net, x: paddle.Tensor) -> paddle.Tensor:
+        return net.head(net.stem(x) + net.stem.offset)
+
+    stem = nn.Linear(6, 8)
+    stem.register_buffer("offset", paddle.randn([5, 1, 8]).transpose([1, 0, 2]))
+    graph = check(Net(forward, stem=stem, head=nn.Linear(8, 3)), TOKENS, stem=8)
+    assert ("stem.offset", 2, "affine") in members(graph, "stem")
+
+
 def test_tied_embedding_is_kept() -> None:
     def forward(net: Net, x: paddle.Tensor) -> paddle.Tensor:
         words = net.table(paddle.to_tensor([[1, 4, 2, 2, 0]]))

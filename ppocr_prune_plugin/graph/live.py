@@ -115,6 +115,8 @@ def write(tensor: paddle.Tensor, array: Array) -> None:
     """Give a tensor another value of any shape; it stays the same tensor."""
     # `set_value` refuses another shape; the dense tensor underneath does not.
     place = paddle.framework._current_expected_place()
+    if not tensor.is_contiguous():  # a transposed view, which cannot be resized
+        tensor.get_tensor()._share_data_with(tensor.contiguous().get_tensor())
     tensor.get_tensor().set(np.ascontiguousarray(array), place)
     if not tensor.stop_gradient:
         tensor.clear_gradient(False)
