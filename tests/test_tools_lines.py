@@ -8,10 +8,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import paddle
 import pytest
+from fixtures_lines import rec_config
 from training import Tools, output, right_after
 
 from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.demo.config import write_config
 from ppocr_prune_plugin.plan import load_plan
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -71,4 +74,31 @@ def test_recogniser_with_ctc_by_sensitivity(
     metric = right_after(log)
     assert metric["before"] == 1 and metric["after"] > 0.5
     assert abs(load_plan(tmp_path / "latest.prune.json").flops.pruned - 0.1) < 0.01
+    check_all_tools(tools, tmp_path, log, "infer_rec", lines / "rec_val_0.png")
+
+
+def test_recogniser_with_two_heads(
+    run_tool: RunTool,
+    tree: Path,
+    lines: Path,
+    multi_head_weights: dict[str, paddle.Tensor],
+    tmp_path: Path,
+) -> None:
+    """CTC beside NRTR, which takes labels and serves training alone: it has random weights here,
+    and is rid of what it would have read of the pruned channels."""
+    known = {name: tensor for name, tensor in multi_head_weights.items() if "gtc" not in name}
+    weights = tmp_path / "multi"
+    paddle.save(known, f"{weights}.pdparams")
+    path = write_config(rec_config(tree, lines, tmp_path, "NRTRHead"), tmp_path / "multi.yml")
+    tools = Tools(run_tool, tree, path, weights)
+    log = tools.train(
+        tmp_path,
+        f"Global.pretrained_model={weights}",
+        'Prune.ratio={"head.ctc_encoder.*": 0.1}',
+    )
+    metric = right_after(log)
+    assert metric["before"] == 1 and metric["after"] > 0.5
+    plan = load_plan(tmp_path / "latest.prune.json")
+    assert any(group.name.startswith("head.ctc_encoder.") for group in plan.groups)
+    assert not any("gtc" in group.name for group in plan.groups)
     check_all_tools(tools, tmp_path, log, "infer_rec", lines / "rec_val_0.png")
