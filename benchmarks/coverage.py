@@ -1,0 +1,177 @@
+"""Prune every architecture that PaddleOCR's tree can build, and say what became of each.
+
+Rows run one after the other, each in a process of its own, as ``coverage_row.py`` describes. A row
+ends pruned, pruned in part (a head that cannot be traced is kept whole), refused with a reason, or
+not at all because PaddleOCR itself cannot run the model here; everything else has failed, and the
+exit code says so.
+
+    make env
+    .venv/bin/python benchmarks/coverage.py --out docs/coverage.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from coverage_table import CONFIGS
+
+from ppocr_prune_plugin.files import write_atomically
+
+Result = dict[str, Any]
+
+_WORDS = {
+    "pruned": "pruned",
+    "partly": "in part",
+    "refused": "refused",
+    "no": "does not run",
+    "failed": "**failed**",
+}
+_KINDS = {
+    "det": "Detection",
+    "rec": "Recognition",
+    "formula": "Formulas",
+    "cls": "Classification",
+    "e2e": "End to end",
+    "table": "Tables",
+    "kie": "Key information",
+    "sr": "Super-resolution",
+}
+_KEPT = 2  # reasons named per row
+
+
+def run_row(name: str, limit: float) -> Result:
+    """One row, in a process that may crash or be stopped after ``limit`` seconds."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "row.json"
+        command = [sys.executable, str(Path(__file__).with_name("coverage_row.py")), name, path]
+        log = Path(folder) / "log"
+        with log.open("w") as file:
+            try:
+                code = subprocess.run(
+                    command, stdout=file, stderr=subprocess.STDOUT, timeout=limit
+                ).returncode
+                problem = f"the process ended with code {code}"
+            except subprocess.TimeoutExpired:
+                code, problem = 1, f"stopped after {limit:g} s"
+        result: Result = {"name": name, "status": "failed", "stage": "starting", "kept": []}
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+        if code != 0:
+            result.setdefault("problem", problem)
+            print(f"--- {name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
+    result["seconds"] = round(time.perf_counter() - begin, 1)
+    return result
+
+
+def table(results: list[Result]) -> str:
+    """All of ``docs/coverage.md``."""
+    count = {key: sum(row["status"] == key for row in results) for key in _WORDS}
+    pruned = count["pruned"] + count["partly"]
+    slowest = max(results, key=lambda row: row["seconds"])
+    lines = [
+        "# Which architectures can be pruned",
+        "",
+        "Written by `python benchmarks/coverage.py --out docs/coverage.md` (2 cores, Paddle"
+        f" {_paddle()}, PaddleOCR 2.10): every architecture is built with random weights, traced,"
+        " and pruned at 30% and at 60% of the filters of every layer that can be. Each time it is"
+        " run in evaluation and in training mode, takes one step of Adam, is saved, loaded into a"
+        " new model (same outputs) and exported (same outputs).",
+        "",
+        f"{len(results)} architectures: {pruned} pruned ({pruned / len(results):.0%}; of them"
+        f" {count['partly']} in part), {count['refused']} refused with a reason, {count['no']} do"
+        f" not run in this PaddleOCR even unpruned, {count['failed']} failed. The slowest row"
+        f" ({slowest['name']}) took {slowest['seconds']:.0f} s.",
+        "",
+        "*Prunable* is the share of the FLOPs and parameters that stands in channels that can be"
+        " removed; *at 30%* and *at 60%* what went of the FLOPs; *kept whole* why other channels"
+        " stay, the largest share first. “In part”: a head that Paddle cannot trace is kept whole.",
+    ]
+    for kind, title in _KINDS.items():
+        rows = [row for row in results if row["name"].partition("_")[0] == kind]
+        if rows:
+            lines += ["", f"## {title}", ""]
+            lines += [
+                "| architecture | status | groups | prunable FLOPs | parameters | at 30% | at 60% "
+                "| kept whole |",
+                "|---|---|---:|---:|---:|---:|---:|---|",
+                *map(_line, rows),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Result) -> str:
+    notes = list(row["kept"][:_KEPT])
+    if row.get("unseen"):
+        notes.insert(0, row["unseen"])
+    if row.get("export"):
+        notes.append(f"PaddleOCR's own export fails, unpruned as well: {row['export']}")
+    if row.get("problem"):
+        notes = [f"{row['stage']}: {row['problem']}"]
+    shares = [f"{row[key]:.0%}" if key in row else "–" for key in ("flops", "params", "30%", "60%")]
+    return " | ".join(
+        [
+            f"| {row['name']}",
+            _WORDS[row["status"]],
+            str(row.get("groups", "–")),
+            *shares,
+            _plain("; ".join(notes)) + " |",
+        ]
+    )
+
+
+def _plain(text: str) -> str:
+    """Without line ends, what a table would read as its own, and folders of this machine."""
+    text = re.sub(r"(?<!\w)/(?:[\w.+-]+/)+", "", " ".join(text.split()))
+    text = re.sub(r"0x[0-9a-f]+", "0x…", text)
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _paddle() -> str:
+    import paddle
+
+    return str(paddle.__version__)
+
+
+def main() -> int:
+    """Run the rows that are asked for; write or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="*", help="pattern of the names; several with commas")
+    parser.add_argument("--out", type=Path, default=None, help="where the table goes")
+    parser.add_argument("--limit", type=float, default=180, help="seconds that a row may take")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at once")
+    args = parser.parse_args()
+    patterns = args.rows.split(",")
+    names = [n for n in CONFIGS if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    results = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(lambda name: run_row(name, args.limit), names):
+            results.append(row)
+            said = row.get("problem") or row.get("export") or row.get("unseen") or ""
+            shares = " ".join(f"{key} {row[key]:.0%}" for key in ("flops", "30%") if key in row)
+            print(
+                f"[{len(results)}/{len(names)}] {row['name']}: {row['status']} {shares} "
+                f"{row['seconds']} s {row['stage']}: {said}",
+                file=sys.stderr,
+                flush=True,
+            )
+    text = table(results)
+    if args.out is not None:
+        write_atomically(args.out, text)
+    else:
+        print(text)
+    return int(any(row["status"] == "failed" for row in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""One row of the coverage table: everything that PaddleOCR's tools do to one pruned architecture.
+
+The model is built with random weights and brought into the state of a trained one, traced, and
+pruned at two ratios. Each time it is run as it is deployed and as it trains, takes one step of
+Adam, is saved, loaded into a new model and exported, by PaddleOCR's own functions with the plugin's
+hooks in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from coverage_table import CONFIGS, Config
+
+from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.criteria import Ranker
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.files import write_atomically
+from ppocr_prune_plugin.graph.groups import ChannelGroup
+from ppocr_prune_plugin.hooks.finder import install
+from ppocr_prune_plugin.hooks.inputs import example_inputs, training_inputs
+from ppocr_prune_plugin.hooks.state import set_plan
+from ppocr_prune_plugin.hooks.tracing import network_of
+from ppocr_prune_plugin.hooks.tree import find_tree, use_tree
+from ppocr_prune_plugin.network import (
+    Network,
+    apply_checked,
+    as_tensors,
+    make_plan,
+    random_inputs,
+    run_once,
+)
+from ppocr_prune_plugin.ratios.rounding import width_for_ratio
+from ppocr_prune_plugin.section import PruneSection
+
+RATIOS = (0.3, 0.6)
+_LOGGER = logging.getLogger("coverage")
+
+Result = dict[str, Any]
+
+
+class Row:
+    """The stages of one row; ``result`` is what is known so far, and on disk at any moment."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._path = path
+        self._begin = time.perf_counter()
+        self.config: Config = CONFIGS[name]
+        self.result: Result = {"name": name, "status": "failed", "stage": "building", "kept": []}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is being done, should it end the process."""
+        self.result["stage"] = name
+        self.write()
+        yield
+        self.write()
+
+    def write(self) -> None:
+        self.result["seconds"] = round(time.perf_counter() - self._begin, 1)
+        write_atomically(self._path, json.dumps(self.result))
+
+    def run(self) -> None:
+        """All stages."""
+        with self.stage("building"):
+            model = build(self.config)
+        with self.stage("running unpruned"):
+            calibrate(model, self.config)
+            run_once(model, example_inputs(self.config))
+        with self.stage("tracing"):
+            network = network_of(self.config, model)
+            groups = network.prunable(PruneSection(ratio=0.0), "the network")
+            self.result.update(describe(network, groups))
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        for ratio in RATIOS:
+            with tempfile.TemporaryDirectory() as folder:
+                self.prune(network, groups, weights, ratio, Path(folder))
+        self.result["status"] = "partly" if network.unseen else "pruned"
+
+    def prune(
+        self,
+        network: Network,
+        groups: list[ChannelGroup],
+        weights: dict[str, Any],
+        ratio: float,
+        folder: Path,
+    ) -> None:
+        """Everything at one ratio, on a model of its own."""
+        share = f"{ratio:.0%}"
+        with self.stage(f"pruning {share}"):
+            model = build(self.config)
+            model.set_state_dict(weights)
+            network = dataclasses.replace(network, model=model)
+            widths = {g.name: width_for_ratio(g.size, ratio, 1) for g in groups}
+            plan = make_plan(network, widths, Ranker("l1"))
+            optimizer = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
+            apply_checked(network, plan, optimizer)
+            set_plan(model, plan)
+            self.result[share] = plan.flops.pruned
+        with self.stage(f"a training step at {share}"):
+            step(model, optimizer, self.config)
+        with self.stage(f"saving and loading at {share}"):
+            expected = run_once(model, network.inputs)
+            again = load(model, optimizer, self.config, folder)
+            require_equal(run_once(again, network.inputs), expected)
+        with self.stage(f"exporting at {share}"):
+            try:
+                export(again, self.config, folder)
+            except (Exception, SystemExit):
+                # Is it PaddleOCR's export itself that does not work?
+                whole = build(self.config)
+                whole.set_state_dict(weights)
+                problem = reason_of_export(whole, self.config, folder)
+                if not problem:
+                    raise
+                self.result["export"] = problem
+
+
+def build(config: Config) -> paddle.nn.Layer:
+    """A model with random weights as ``tools/train.py`` builds it, always the same for a config."""
+    from ppocr.modeling.architectures import build_model
+
+    paddle.seed(0)
+    np.random.seed(0)
+    with paddle.utils.unique_name.guard():  # some layers name their parameters themselves
+        model = build_model(copy.deepcopy(config["Architecture"]))
+    model.train()
+    return model
+
+
+def calibrate(model: paddle.nn.Layer, config: Config) -> None:
+    """Make running statistics those of a batch, as in a trained network: else signals die or grow
+    with depth, and two networks that answer nothing agree whatever they are."""
+    norms = [layer for layer in model.sublayers() if hasattr(layer, "_momentum")]
+    momenta = [layer._momentum for layer in norms]
+    for layer in norms:
+        layer._momentum = 0.0
+    with paddle.no_grad():
+        model(*as_tensors(random_inputs(training_inputs(config))))
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer._momentum = momentum
+
+
+def describe(network: Network, groups: list[ChannelGroup]) -> Result:
+    """Groups, the shares of the costs that stand in their channels, and what is kept whole."""
+    graph, costs = network.graph, network.costs
+    gone = surgery.shapes_after(graph, {group.name: 0 for group in groups})
+    kept: dict[str, int] = {}
+    for item in graph.frozen:
+        kept[item.reason] = kept.get(item.reason, 0) + item.channels
+    return {
+        "groups": len(groups),
+        "flops": 1 - costs.flops(gone) / costs.flops(graph.shapes),
+        "params": 1 - costs.params(gone) / costs.params(graph.shapes),
+        "unseen": network.unseen,
+        "kept": sorted(kept, key=lambda reason: -kept[reason]),
+        "unknown": dict(graph.unknown),
+    }
+
+
+def step(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, config: Config) -> None:
+    """One step of the optimizer on a made-up batch and loss."""
+    model.train()
+    outputs = paddle.utils.flatten(model(*as_tensors(random_inputs(training_inputs(config)))))
+    tensors = [t for t in outputs if isinstance(t, paddle.Tensor) and not t.stop_gradient]
+    loss = paddle.add_n([tensor.astype("float32").square().mean() for tensor in tensors])
+    loss.backward()
+    before = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    optimizer.clear_grad()
+    after = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    if not all(np.isfinite(array).all() for array in after.values()):
+        raise AssertionError("a weight is not finite after a step")
+    if all(np.array_equal(array, after[name]) for name, array in before.items()):
+        raise AssertionError("no weight changes in a step")
+
+
+def load(
+    model: paddle.nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    config: Config,
+    folder: Path,
+) -> paddle.nn.Layer:
+    """The model saved, and loaded into a new one."""
+    from ppocr.utils import save_load
+
+    save_load.save_model(model, optimizer, str(folder), _LOGGER, config, prefix="latest")
+    again = build(config)
+    settings = {**config["Global"], "checkpoints": None}
+    settings["pretrained_model"] = str(folder / "latest")
+    kind = config["Architecture"]["model_type"]
+    save_load.load_model({**config, "Global": settings}, again, None, kind)
+    return again
+
+
+def require_equal(found: list[Any], expected: list[Any]) -> None:
+    """Raise AssertionError unless two runs gave the same."""
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+
+
+def export(model: paddle.nn.Layer, config: Config, folder: Path) -> None:
+    """PaddleOCR's export, after which the plugin compares its result with the model."""
+    from ppocr.utils import export_model
+
+    model.eval()
+    config = copy.deepcopy(config)
+    config["Global"]["export_with_pir"] = True
+    architecture = config["Architecture"]
+    shape = example_inputs(config)[0]
+    size = list(shape[0][1:]) if isinstance(shape, tuple) else None
+    path = folder / "inference"
+    export_model.export_single_model(
+        model, architecture, str(path), _LOGGER, str(folder / "inference.yml"), config, size
+    )
+
+
+def reason_of_export(model: paddle.nn.Layer, config: Config, folder: Path) -> str:
+    """Why PaddleOCR cannot export an unpruned model; empty where it can."""
+    try:
+        export(model, config, folder)
+    except (Exception, SystemExit) as error:
+        return short(error)
+    return ""
+
+
+def short(error: BaseException) -> str:
+    """The line of an error that says what is wrong."""
+    cause = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line or "Error]" in line]
+    text = (named or lines or [""])[-1]
+    return text if isinstance(cause, PruneError) else f"{type(cause).__name__}: {text}"
+
+
+def main() -> int:
+    """``coverage_row.py NAME RESULT``: write the row's result as JSON."""
+    row = Row(sys.argv[1], Path(sys.argv[2]))
+    tree = find_tree()
+    install()
+    use_tree(tree)
+    try:
+        row.run()
+    except (Exception, SystemExit) as error:
+        row.result["problem"] = short(error)
+        cause = error.__cause__ if isinstance(error, SystemExit) else error
+        if row.result["stage"] in ("building", "running unpruned"):
+            row.result["status"] = "no"  # PaddleOCR itself cannot
+        elif isinstance(cause, PruneError) and row.result["stage"] == "tracing":
+            row.result["status"] = "refused"
+        else:
+            raise
+    finally:
+        row.write()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
