@@ -29,6 +29,7 @@ from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.graph.groups import ChannelGroup
+from ppocr_prune_plugin.hooks.exporting import run_inference
 from ppocr_prune_plugin.hooks.finder import install
 from ppocr_prune_plugin.hooks.inputs import example_inputs, training_inputs
 from ppocr_prune_plugin.hooks.state import set_plan
@@ -134,8 +135,7 @@ def build(config: Config) -> paddle.nn.Layer:
 
     paddle.seed(0)
     np.random.seed(0)
-    with paddle.utils.unique_name.guard():  # some layers name their parameters themselves
-        model = build_model(copy.deepcopy(config["Architecture"]))
+    model = build_model(copy.deepcopy(config["Architecture"]))
     model.train()
     return model
 
@@ -174,8 +174,8 @@ def step(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, config: 
     """One step of the optimizer on a made-up batch and loss."""
     model.train()
     outputs = paddle.utils.flatten(model(*as_tensors(random_inputs(training_inputs(config)))))
-    tensors = [t for t in outputs if isinstance(t, paddle.Tensor) and not t.stop_gradient]
-    loss = paddle.add_n([tensor.astype("float32").square().mean() for tensor in tensors])
+    tensors = [t for t in outputs if isinstance(t, paddle.Tensor) and t.is_floating_point()]
+    loss = paddle.add_n([tensor.square().mean() for tensor in tensors if not tensor.stop_gradient])
     loss.backward()
     before = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     optimizer.step()
@@ -228,9 +228,10 @@ def export(model: paddle.nn.Layer, config: Config, folder: Path) -> None:
 
 
 def reason_of_export(model: paddle.nn.Layer, config: Config, folder: Path) -> str:
-    """Why PaddleOCR cannot export an unpruned model; empty where it can."""
+    """Why PaddleOCR's export of an unpruned model fails, or its result; empty where both work."""
     try:
         export(model, config, folder)
+        run_inference(str(folder / "inference"), example_inputs(config))
     except (Exception, SystemExit) as error:
         return short(error)
     return ""

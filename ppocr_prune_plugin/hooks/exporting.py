@@ -117,5 +117,14 @@ def run_inference(path: str, inputs: list[Any]) -> list[np.ndarray]:
         while len(arrays) > 1 and len(handle.shape()) not in (0, arrays[0].ndim):
             arrays.pop(0)  # the exporter leaves out what the network does not read
         handle.copy_from_cpu(arrays.pop(0))
-    predictor.run()
+    try:
+        predictor.run()
+    except Exception as error:  # whatever Paddle raises
+        said = [line.strip() for line in str(error).splitlines() if "Error: " in line]
+        raise PruneError(
+            f"{path}: the export was written, but Paddle Inference cannot run it "
+            f"({said[-1] if said else type(error).__name__}), so that it could not be compared "
+            "with the trained model. PaddleOCR may not be able to export this architecture at "
+            "all: try the unpruned model with Prune.enable=false."
+        ) from error
     return [predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()]
