@@ -50,12 +50,24 @@ _KEPT = 2  # reasons named per row
 
 
 def run_row(name: str, limit: float) -> Result:
-    """One row, in a process that may crash or be stopped after ``limit`` seconds."""
+    """One row. Where Paddle crashes at the export, the row is done without one, if it crashes at
+    the export of the unpruned model as well."""
+    row, code = _attempt(name, limit)
+    if code < 0 and row["stage"].startswith("exporting"):
+        _, unpruned = _attempt(name, limit, "export-unpruned")
+        if unpruned != 0:
+            row, code = _attempt(name, limit, "no-export")
+            row["export"] = f"the process ends with code {unpruned}"
+    return row
+
+
+def _attempt(name: str, limit: float, *how: str) -> tuple[Result, int]:
+    """One process, which may crash or be stopped after ``limit`` seconds, and its exit code."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "row.json"
-        command = [sys.executable, str(Path(__file__).with_name("coverage_row.py")), name, path]
-        log = Path(folder) / "log"
+        path, log = Path(folder) / "row.json", Path(folder) / "log"
+        worker = Path(__file__).with_name("coverage_row.py")
+        command = [sys.executable, str(worker), name, str(path), *how]
         with log.open("w") as file:
             try:
                 code = subprocess.run(
@@ -71,7 +83,7 @@ def run_row(name: str, limit: float) -> Result:
             result.setdefault("problem", problem)
             print(f"--- {name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
     result["seconds"] = round(time.perf_counter() - begin, 1)
-    return result
+    return result, code
 
 
 def table(results: list[Result]) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from .graph.live import untrained
+
 Array = npt.NDArray[Any]
 
 _SEED = 0  # of dropout: the same in every run and process
@@ -26,8 +28,7 @@ def batch_gradients(
         model: the network.
         losses: each runs one batch through the model and returns the loss, a scalar.
     """
-    # Paddle counts running statistics among the parameters that are not trained.
-    updated = [p for p in model.parameters() if p.stop_gradient] + list(model.buffers())
+    updated = list(untrained(model).values())
     values = [tensor.numpy().copy() for tensor in updated]
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     state = paddle.get_rng_state()

@@ -14,6 +14,7 @@ from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
+from .graph.live import untrained
 from .graph.trace import is_spec, map_inputs
 from .plan import Change, GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
@@ -205,13 +206,12 @@ def run_once(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[np.ndarray]:
 
 def run_training(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
     """Shapes of the outputs in training mode; running statistics are left as they were."""
-    buffers = [(buffer, buffer.numpy()) for buffer in model.buffers()]
+    before = [(tensor, tensor.numpy()) for tensor in untrained(model).values()]
     try:
         return [tuple(t.shape) for t in _tensors(_run(model, inputs, training=True))]
     finally:
-        for buffer, array in buffers:
-            if array.size:  # recurrent layers have an empty one, which takes no value
-                buffer.set_value(array)
+        for tensor, array in before:
+            tensor.set_value(array)
 
 
 def _run(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Any:

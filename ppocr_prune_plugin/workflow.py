@@ -24,7 +24,7 @@ from .ratios.budget import Curve, widths_by_budget, widths_by_max_loss
 from .ratios.feasibility import feasibility
 from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
-from .recovery.batch_norm import BatchNormRecalibration, load_buffers, save_buffers
+from .recovery.batch_norm import BatchNormRecalibration, load_statistics, save_statistics
 from .report.collect import collect
 from .report.data import Latency
 from .report.html import write_report
@@ -119,12 +119,12 @@ class PruningRun:
         plan = load_plan(self.folder / "plan.prune.json")
         if not section.dry_run:
             apply_checked(network, plan, optimizer)
-            load_buffers(network.model, self._buffers_path())
+            load_statistics(network.model, self._statistics_path())
         return plan
 
-    def _buffers_path(self) -> Path:
+    def _statistics_path(self) -> Path:
         assert self.team.folder is not None
-        return self.team.folder / "buffers.npz"
+        return self.team.folder / "statistics.npz"
 
     def _lead(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
         network, section, evaluation = self.network, self.section, self.evaluation
@@ -150,7 +150,7 @@ class PruningRun:
         undo = apply_checked(network, plan, None if section.dry_run else optimizer)
         recalibration.apply(network.graph, plan.groups, undo)
         if self.team.size > 1:
-            save_buffers(network.model, self._buffers_path())
+            save_statistics(network.model, self._statistics_path())
         after = evaluation() if evaluation is not None else None
         metric = evaluation.metric if evaluation is not None else None
         self.logger.info(f"prune: {summary(plan, metric, baseline, after)}")

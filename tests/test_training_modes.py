@@ -102,6 +102,19 @@ def test_half_precision_is_pruned_as_full_precision_is(classifier: Any, dtype: s
     assert any(expected[name].shape != whole[name].shape for name in whole)
 
 
+def test_the_check_after_surgery_leaves_statistics_alone(classifier: Any) -> None:
+    """The model runs as it trains there; Paddle's older batch norms keep theirs as parameters."""
+    network = inspect(classifier, INPUTS)
+    norms = [x for x in classifier.sublayers() if isinstance(x, paddle.nn.BatchNorm)]
+    means = [norm._mean.numpy() for norm in norms]
+    assert "_mean" in norms[0]._parameters
+    widths = {group.name: max(1, group.size // 2) for group in network.graph.groups}
+    apply_checked(network, make_plan(network, widths, Ranker("l1")))
+    for norm, mean in zip(norms, means, strict=True):
+        assert np.isin(norm._mean.numpy(), mean).all()
+    assert any(norm._mean.shape[0] < mean.size for norm, mean in zip(norms, means, strict=True))
+
+
 def test_model_average_of_a_pruned_model(classifier: Any) -> None:
     """PaddleOCR averages SRN's weights before it evaluates; it begins after the cut."""
     network = inspect(classifier, INPUTS)

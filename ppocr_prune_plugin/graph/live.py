@@ -111,6 +111,15 @@ def tensors_of(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return dict([*model.named_parameters(), *model.named_buffers()])
 
 
+def untrained(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """What training updates without gradients (running statistics) or not at all, by name.
+
+    The statistics of ``paddle.nn.BatchNorm`` are parameters, those of ``BatchNorm2D`` are buffers.
+    """
+    # Recurrent layers have an empty buffer, which takes no value.
+    return {name: t for name, t in tensors_of(model).items() if t.stop_gradient and t.size}
+
+
 def write(tensor: paddle.Tensor, array: Array) -> None:
     """Give a tensor another value of any shape; it stays the same tensor."""
     # `set_value` refuses another shape; the dense tensor underneath does not.

@@ -22,6 +22,7 @@ import paddle
 from .. import surgery
 from ..files import replacing
 from ..graph.groups import ChannelGraph
+from ..graph.live import untrained
 from ..plan import GroupPlan
 
 Array = npt.NDArray[Any]
@@ -106,14 +107,14 @@ class BatchNormRecalibration:
                 layer.training = mode
 
 
-def save_buffers(model: paddle.nn.Layer, path: Path) -> None:
-    """Write the model's buffers (running statistics) for the other processes."""
+def save_statistics(model: paddle.nn.Layer, path: Path) -> None:
+    """Write the model's running statistics for the other processes."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: tensor.numpy() for name, tensor in model.named_buffers()})
+        np.savez(file, **{name: tensor.numpy() for name, tensor in untrained(model).items()})
 
 
-def load_buffers(model: paddle.nn.Layer, path: Path) -> None:
-    """Take over buffers of the same shapes from another process."""
+def load_statistics(model: paddle.nn.Layer, path: Path) -> None:
+    """Take over statistics of the same shapes from another process."""
     with np.load(path, allow_pickle=False) as content:
-        for name, tensor in model.named_buffers():
+        for name, tensor in untrained(model).items():
             tensor.set_value(content[name])
