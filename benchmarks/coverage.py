@@ -127,7 +127,7 @@ def _line(row: Result) -> str:
     if row.get("unseen"):
         notes.insert(0, row["unseen"])
     if row.get("export"):
-        notes.append(f"PaddleOCR's own export fails, unpruned as well: {row['export']}")
+        notes.append(f"its export fails, also that of the unpruned model: {row['export']}")
     if row.get("problem"):
         notes = [f"{row['stage']}: {row['problem']}"]
     shares = [f"{row[key]:.0%}" if key in row else "–" for key in ("flops", "params", "30%", "60%")]
@@ -160,23 +160,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="*", help="pattern of the names; several with commas")
     parser.add_argument("--out", type=Path, default=None, help="where the table goes")
+    parser.add_argument(
+        "--results", type=Path, default=None,
+        help="a JSON file with rows of earlier runs, which go into the table, too",
+    )  # fmt: skip
     parser.add_argument("--limit", type=float, default=180, help="seconds that a row may take")
     parser.add_argument("--jobs", type=int, default=1, help="rows at once")
     args = parser.parse_args()
     patterns = args.rows.split(",")
     names = [n for n in CONFIGS if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
-    results = []
+    known: dict[str, Result] = {}
+    if args.results is not None and args.results.is_file():
+        known = json.loads(args.results.read_text(encoding="utf-8"))
+    done = 0
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda name: run_row(name, args.limit), names):
-            results.append(row)
+            done += 1
+            known[row["name"]] = row
+            if args.results is not None:
+                write_atomically(args.results, json.dumps(known))
             said = row.get("problem") or row.get("export") or row.get("unseen") or ""
             shares = " ".join(f"{key} {row[key]:.0%}" for key in ("flops", "30%") if key in row)
             print(
-                f"[{len(results)}/{len(names)}] {row['name']}: {row['status']} {shares} "
+                f"[{done}/{len(names)}] {row['name']}: {row['status']} {shares} "
                 f"{row['seconds']} s {row['stage']}: {said}",
                 file=sys.stderr,
                 flush=True,
             )
+    results = [known[name] for name in CONFIGS if name in known]
     text = table(results)
     if args.out is not None:
         write_atomically(args.out, text)

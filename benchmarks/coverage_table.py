@@ -31,7 +31,7 @@ def _row(
     size: list[int] | None = None,
     **architecture: Any,
 ) -> None:
-    settings: Part = {"max_text_length": 25}
+    settings: Part = {"max_text_length": (head or {}).get("max_text_length", 25)}
     if size is not None:
         settings["d2s_train_image_shape"] = size
     config: Config = {
@@ -633,7 +633,7 @@ _row(
     None,
     {
         "name": "UniMERNetHead",
-        "max_new_tokens": 64,
+        "max_new_tokens": 8,
         "decoder_start_token_id": 0,
         "temperature": 0.2,
         "do_sample": False,
@@ -642,7 +642,7 @@ _row(
         "is_export": False,
         "length_aware": True,
     },
-    size=[3, 192, 672],
+    size=[1, 192, 672],
 )
 _row(
     "formula_ppformulanet_s",
@@ -652,7 +652,7 @@ _row(
     None,
     {
         "name": "PPFormulaNet_Head",
-        "max_new_tokens": 64,
+        "max_new_tokens": 8,
         "decoder_start_token_id": 0,
         "decoder_ffn_dim": 1536,
         "decoder_hidden_size": 384,
@@ -666,7 +666,7 @@ _row(
         "use_parallel": True,
         "parallel_step": 3,
     },
-    size=[3, 384, 384],
+    size=[1, 384, 384],
 )
 
 # -- classification -------------------------------------------------------------------------------
@@ -754,7 +754,7 @@ _table(
     },
     None,
     {"name": "TableMasterHead", "hidden_size": 512, "headers": 8, "dropout": 0, "d_ff": 2024},
-    480,
+    240,
     20,
 )
 _row(

@@ -116,8 +116,9 @@ def untrained(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
 
     The statistics of ``paddle.nn.BatchNorm`` are parameters, those of ``BatchNorm2D`` are buffers.
     """
-    # Recurrent layers have an empty buffer, which takes no value.
-    return {name: t for name, t in tensors_of(model).items() if t.stop_gradient and t.size}
+    found = {name: tensor for name, tensor in tensors_of(model).items() if tensor.stop_gradient}
+    # Recurrent layers have an empty buffer, which takes no value; its `size` may say 1.
+    return {name: tensor for name, tensor in found.items() if tensor.numpy().size}
 
 
 def write(tensor: paddle.Tensor, array: Array) -> None:
