@@ -15,7 +15,7 @@ Part = dict[str, Any]
 
 CONFIGS: dict[str, Config] = {}
 
-_DET_SIZE = [3, 320, 320]
+_DET_SIZE = [3, 192, 192]
 _CLASSES = 97
 
 

@@ -17,7 +17,9 @@ from ..network import random_inputs, run_once
 from .inputs import example_inputs
 from .state import is_of_pruned
 
-TOLERANCE = 1e-4
+# Of the largest output. Branches that the export makes one are summed in another order: with four
+# of them up to 1.3e-4 was seen. A wrong channel changes outputs by far more than this.
+TOLERANCE = 1e-3
 
 # The last release that still traces through its old intermediate representation.
 _LAST_WITH_OLD_IR = "3.0."
@@ -70,7 +72,8 @@ def wrap(module: ModuleType) -> None:
         if not difference <= TOLERANCE:
             raise PruneError(
                 f"{arguments['save_path']}: the exported model differs from the trained one by "
-                f"{difference:.2e} (allowed: {TOLERANCE:g}) on a random input. Do not use it."
+                f"{difference:.2e} of the largest output (allowed: {TOLERANCE:g}) on a random "
+                "input. Do not use it."
             )
         logger.info(
             f"prune: the exported model agrees with the trained one to {difference:.1e} on a "
@@ -93,12 +96,14 @@ def _take_working_path(config: dict[str, Any], logger: Any) -> None:
 
 
 def _difference(path: str, inputs: list[Any], expected: list[np.ndarray]) -> float:
-    """Largest difference of any output on the input that ``expected`` was computed with."""
+    """Largest difference of any output on the input that ``expected`` was computed with, as a
+    share of that output's largest value where this is above 1."""
     found = run_inference(path, inputs)
     if [a.shape for a in found] != [a.shape for a in expected]:
         shapes = [a.shape for a in found], [a.shape for a in expected]
         raise PruneError(f"{path}: the exported model gives {shapes[0]} instead of {shapes[1]}.")
-    return max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    return max(float(np.abs(a - b).max() / max(1, np.abs(b).max())) for a, b in pairs)
 
 
 def _flat(inputs: list[Any]) -> list[np.ndarray]:
@@ -118,13 +123,9 @@ def run_inference(path: str, inputs: list[Any]) -> list[np.ndarray]:
     settings.disable_glog_info()
     settings.disable_mkldnn()
     predictor = paddle.inference.create_predictor(settings)
-    names, arrays = predictor.get_input_names(), _flat(random_inputs(inputs))
-    for position, name in enumerate(names):
-        handle = predictor.get_input_handle(name)
-        needed = len(names) - position
-        while len(arrays) > needed and arrays[0].ndim != len(handle.shape()):
-            arrays.pop(0)  # the exporter leaves out what the network does not read
-        handle.copy_from_cpu(arrays.pop(0))
+    # In the order of `forward`; the exporter leaves out arguments that the network does not read.
+    for name, array in zip(predictor.get_input_names(), _flat(random_inputs(inputs)), strict=False):
+        predictor.get_input_handle(name).copy_from_cpu(array)
     try:
         predictor.run()
     except Exception as error:  # whatever Paddle raises
