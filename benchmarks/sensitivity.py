@@ -3,9 +3,9 @@
 Both prune the same layers of the same model by the same criterion and look for the deepest cut
 that costs no more than ``max_loss``. The loop evaluates every layer at nine ratios with PaddleOCR's
 ``eval`` on the whole data loader, which decodes every picture every time. The analysis reads the
-pictures once, computes what lies before a cut once, bisects over the widths that rounding can
-choose, and looks at as few pictures as it takes to be sure. Layer by layer the two take turns, so
-that whatever else the machine does slows both alike.
+pictures once, computes what lies before a cut once, ends at the first ratio that costs too much,
+and looks at as few pictures as it takes to be sure. Layer by layer the two take turns, so that
+whatever else the machine does slows both alike. The table says where the analysis spends its time.
 
     make demo
     .venv/bin/python benchmarks/sensitivity.py --work demo_output --every 2
@@ -17,8 +17,12 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import paddle
 from bench import load_detector
 
 from ppocr_prune_plugin import surgery
@@ -33,6 +37,44 @@ from ppocr_prune_plugin.sensitivity.store import SensitivityFile
 from ppocr_prune_plugin.sensitivity.team import Team
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Clocked:
+    """An evaluation that says how long it took, and how long the network took in it."""
+
+    def __init__(self, evaluation: Any, model: paddle.nn.Layer) -> None:
+        self._evaluation = evaluation
+        self.seconds = self.network = self._begun = 0.0
+        self._inside = False
+        model.register_forward_pre_hook(self._begin)
+        model.register_forward_post_hook(self._end)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._evaluation, name)
+
+    def __call__(self) -> float:
+        with self._running():
+            return float(self._evaluation())
+
+    def states(self, units: Sequence[int]) -> list[Any]:
+        with self._running():
+            return list(self._evaluation.states(units))
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        begin, self._inside = time.perf_counter(), True
+        try:
+            yield
+        finally:
+            self._inside = False
+            self.seconds += time.perf_counter() - begin
+
+    def _begin(self, *call: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def _end(self, *call: Any) -> None:
+        if self._inside:
+            self.network += time.perf_counter() - self._begun
 
 
 def main() -> int:
@@ -59,7 +101,7 @@ def main() -> int:
         base = detector.loop()
         loop_seconds = {"(baseline)": time.perf_counter() - begin}
         begin = time.perf_counter()
-        evaluation = detector.evaluation
+        evaluation = Clocked(detector.evaluation, model)
         reading = time.perf_counter() - begin
         names = {group.name: group.name for group in groups}
         file = SensitivityFile(Path(folder) / "sen.pickle", {}, names, evaluation.baseline())
@@ -70,6 +112,7 @@ def main() -> int:
         )  # fmt: skip
 
         loop_curves = {}
+        parts: dict[str, tuple[float, float, float]] = {}
         for group in groups:
             begin = time.perf_counter()
             losses = []
@@ -81,9 +124,11 @@ def main() -> int:
                 surgery.restore(model, undo)
             loop_seconds[group.name] = time.perf_counter() - begin
             loop_curves[group.name] = Curve(RATIOS, tuple(losses))
-            begin = time.perf_counter()
-            analysis.bisect([group], args.max_loss)
-            our_seconds[group.name] = time.perf_counter() - begin
+            begin, before = time.perf_counter(), (evaluation.network, evaluation.seconds)
+            analysis.rising([group], args.max_loss, curve=False)
+            spent = our_seconds[group.name] = time.perf_counter() - begin
+            network, evaluated = evaluation.network - before[0], evaluation.seconds - before[1]
+            parts[group.name] = (network, evaluated - network, spent - evaluated)
             found = {
                 ratio: (round(point.loss, 4), point.images)
                 for ratio, point in sorted(file.points[group.name].items())
@@ -100,7 +145,7 @@ def main() -> int:
     ours = widths_by_max_loss(our_curves, sizes, args.max_loss, args.round_to)
     rows = [
         ["(reading, baseline)", *(f"{s['(baseline)']:.1f}" for s in (loop_seconds, our_seconds))]
-        + ["1 / 1", f"{args.images} / {args.images}", ""]
+        + ["", "", "", "1 / 1", f"{args.images} / {args.images}", ""]
     ]
     for group in groups:
         name, points = group.name, file.points[group.name]
@@ -110,13 +155,15 @@ def main() -> int:
                 name,
                 f"{loop_seconds[name]:.1f}",
                 f"{our_seconds[name]:.1f}",
+                *(f"{seconds:.1f}" for seconds in parts[name]),
                 f"{len(RATIOS)} / {len(points)}",
                 f"{len(RATIOS) * args.images} / {images}",
                 f"{group.size} → {theirs[name]}"
                 + ("" if theirs[name] == ours[name] else f" / {ours[name]}"),
             ]
         )
-    head = ["layer", "loop (s)", "analysis (s)", "points", "pictures seen", "width chosen"]
+    head = ["layer", "loop (s)", "analysis (s)", "network", "boxes, metric", "rest"]
+    head += ["points", "pictures seen", "width chosen"]
     print("\n".join(text_table(head, rows)))
     loop, here = sum(loop_seconds.values()), sum(our_seconds.values())
     same = sum(theirs[name] == ours[name] for name in sizes)

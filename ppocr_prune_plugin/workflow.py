@@ -249,8 +249,8 @@ class PruningRun:
             return {group.name: file.curve(group.name) for group in groups}
 
         if key == "max_loss":
-            self._announce(groups, file, f"bisected where the loss of a layer passes {value:g}")
-            analysis.bisect(groups, value)
+            self._announce(groups, file, f"each layer until its loss exceeds {value:g}")
+            analysis.rising(groups, value, curve=False)
             sizes = {group.name: group.size for group in groups}
             return widths_by_max_loss(curves(), sizes, value, section.round_to)
         if key == "pruned_latency":
@@ -262,7 +262,7 @@ class PruningRun:
         stated = section.sensitivity.stop_loss
         for stop_loss in _STOP_LOSSES if stated is None else (stated,):
             self._announce(groups, file, f"each layer until its loss exceeds {stop_loss:g}")
-            analysis.rising(groups, stop_loss)
+            analysis.rising(groups, stop_loss, curve=True)
             try:
                 return self._spend(curves(), sizes, key, value)
             except PruneError as error:

@@ -16,6 +16,7 @@ from ..sensitivity.batches import CachedBatches
 from ..sensitivity.spill import ArrayStore
 from .calls import takes_labels
 from .metric_states import Both, MetricStates, State
+from .polygons import cached_polygons
 
 # What tools/eval.py calls these algorithms when it evaluates them.
 _MODEL_TYPES = {
@@ -122,7 +123,7 @@ class PaddleOCREvaluation:
             if key in arguments
         }
         try:
-            with _without_bars(self._program):
+            with _without_bars(self._program), cached_polygons():
                 metrics: Mapping[str, Any] = self._program.eval(
                     arguments["model"],
                     _EveryBatch(self._batches.select(units, self._start)),

@@ -100,11 +100,11 @@ def planned_ratios(group: ChannelGroup, ratios: Sequence[float], round_to: int) 
 
 @dataclass(frozen=True)
 class Job:
-    """Groups to measure: with rising ratios up to a loss, or by bisection around one."""
+    """Groups to measure, and the question at every point."""
 
-    kind: str
-    value: float
     groups: tuple[str, ...]
+    bound: float
+    curve: bool
 
 
 def part(folder: Path, rank: int) -> Path:
@@ -131,14 +131,18 @@ class Analysis:
     team: Team
     exact: bool = False
 
-    def rising(self, groups: Sequence[ChannelGroup], stop_loss: float) -> None:
-        """Ratios rise until a group's loss exceeds ``stop_loss``; the rest is skipped."""
-        self._lead(Job("rising", stop_loss, tuple(group.name for group in groups)))
+    def rising(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> None:
+        """Ratios rise until a group's loss exceeds ``bound``; the rest is skipped.
 
-    def bisect(self, groups: Sequence[ChannelGroup], max_loss: float) -> None:
-        """Find the two neighbouring ratios between which each group's loss passes ``max_loss`` for
-        the first time."""
-        self._lead(Job("bisect", max_loss, tuple(group.name for group in groups)))
+        For the deepest cut that is allowed a bisection would need more points: curves need not
+        rise, so that what is shallower than its answer would have to be looked at all the same.
+
+        Args:
+            groups: what to measure.
+            bound: a loss.
+            curve: whether the losses up to the bound are wanted, or only that they are below it.
+        """
+        self._lead(Job(tuple(group.name for group in groups), bound, curve))
 
     def _lead(self, job: Job) -> None:
         """Do a job with whoever is on the team, and collect what they found."""
@@ -160,14 +164,13 @@ class Analysis:
             raw = json.loads(self.team.read(name))
             self.file.merge(self.file.reopened(main))
             self.file.path = part(self.team.folder, self.team.rank)
-            self._work(name, Job(raw["kind"], raw["value"], tuple(raw["groups"])))
+            self._work(name, Job(tuple(raw["groups"]), raw["bound"], raw["curve"]))
             self.team.post(f"done-{name}-{self.team.rank}")
             number += 1
 
     def _work(self, task: str, job: Job) -> None:
         """Measure the groups of a job that no other process has taken."""
-        rising = job.kind == "rising"
-        step, question = self._rise if rising else self._bisect, Question(job.value, curve=rising)
+        question = Question(job.bound, job.curve)
         plans = {name: list(self._widths(self.graph[name])) for name in job.groups}
         total = sum(len(ratios) for ratios in plans.values())
         with tqdm(total=total, desc="prune: sensitivity", unit="point") as bar:
@@ -177,7 +180,7 @@ class Analysis:
                 if self.team.claim(f"{task}-{name}"):
                     self.file.points.setdefault(name, {})
                     with self._reusing(self.graph[name]):
-                        for _ in step(self.graph[name], ratios, question):
+                        for _ in self._rise(self.graph[name], ratios, question):
                             bar.update()
                 bar.update(target - bar.n)
         self.file.save()
@@ -198,28 +201,10 @@ class Analysis:
     ) -> Iterator[float]:
         for ratio in ratios:
             done = self.file.points[group.name]
-            if any(point.loss > question.bound for r, point in done.items() if r <= ratio):
+            if any(point.loss > question.bound for r, point in done.items() if r < ratio):
                 self._skip(group, ratio)
             else:
                 yield self._measure(group, ratio, question)
-
-    def _bisect(
-        self, group: ChannelGroup, ratios: Sequence[float], question: Question
-    ) -> Iterator[float]:
-        low, high = -1, len(ratios)  # the loss at low is allowed, the loss at high is not
-        while high - low > 1:
-            middle = (low + high) // 2
-            loss = self._measure(group, ratios[middle], question)
-            low, high = (middle, high) if loss <= question.bound else (low, middle)
-            yield loss
-        # Curves need not rise: a shallower cut may cost more than the deepest that is allowed.
-        for ratio in ratios[: max(low, 0)]:
-            loss = self._measure(group, ratio, question)
-            yield loss
-            if loss > question.bound:
-                break
-        for ratio in ratios:
-            self._skip(group, ratio)
 
     def _skip(self, group: ChannelGroup, ratio: float) -> None:
         skipped = self.file.skipped.setdefault(group.name, [])
