@@ -25,10 +25,16 @@ from .ratios.feasibility import feasibility
 from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
 from .recovery.batch_norm import BatchNormRecalibration, load_statistics, save_statistics
-from .report.collect import collect
+from .report.collect import collect, counted_by
 from .report.data import Latency
 from .report.html import write_report
-from .report.table import frozen_lines, latency_line, plan_table, summary
+from .report.table import (
+    feasibility_table,
+    frozen_lines,
+    latency_line,
+    plan_table,
+    summary,
+)
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, check_direction, fingerprint
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
@@ -72,6 +78,7 @@ class PruningRun:
     widths: Mapping[str, int] | None = None
     _latency: NetworkLatency | None = field(init=False, default=None)
     _timed: Latency | None = field(init=False, default=None)
+    _targets: Sequence[tuple[float, float | None]] = field(init=False, default=())
 
     @property
     def _analyses(self) -> bool:
@@ -158,7 +165,7 @@ class PruningRun:
             self.logger.info(f"prune: {latency_line(self._timed)}")
         report = collect(
             network.graph, groups, network.training_only, section, self.source, plan, file,
-            feasibility=self._feasibility(groups, file),
+            feasibility=self._targets,
             metric=metric, before=baseline, after=after,
             images=evaluation.images if evaluation is not None else None,
             spread=noise,
@@ -245,26 +252,28 @@ class PruningRun:
 
         analysis = self._analysis(file, recalibration)
 
-        def curves() -> dict[str, Curve]:
-            return {group.name: file.curve(group.name) for group in groups}
+        sizes = {group.name: group.size for group in network.graph.groups}
+
+        def measured(bound: float, curve: bool) -> dict[str, Curve]:
+            self._announce(groups, file, f"each layer until its loss exceeds {bound:g}")
+            analysis.rising(groups, bound, curve)
+            curves = {group.name: file.curve(group.name) for group in groups}
+            self._show_targets(curves, sizes)
+            return curves
 
         if key == "max_loss":
-            self._announce(groups, file, f"each layer until its loss exceeds {value:g}")
-            analysis.rising(groups, value, curve=False)
-            sizes = {group.name: group.size for group in groups}
-            return widths_by_max_loss(curves(), sizes, value, section.round_to)
+            curves = measured(value, curve=False)
+            return widths_by_max_loss(curves, sizes, value, section.round_to)
         if key == "pruned_latency":
             self._measure_latency(groups)
-        sizes = {group.name: group.size for group in network.graph.groups}
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {g.name: Curve((section.sensitivity.ratios[-1],), (0.0,)) for g in groups}
         widths_by_budget(deepest, sizes, self._cost, value, section.round_to, key)
         stated = section.sensitivity.stop_loss
         for stop_loss in _STOP_LOSSES if stated is None else (stated,):
-            self._announce(groups, file, f"each layer until its loss exceeds {stop_loss:g}")
-            analysis.rising(groups, stop_loss, curve=True)
+            curves = measured(stop_loss, curve=True)
             try:
-                return self._spend(curves(), sizes, key, value)
+                return self._spend(curves, sizes, key, value)
             except PruneError as error:
                 if stop_loss in (stated, _STOP_LOSSES[-1]):
                     raise
@@ -354,14 +363,11 @@ class PruningRun:
         count = costs.params if self.section.target[0] == "pruned_params" else costs.flops
         return count(surgery.shapes_after(self.network.graph, widths))
 
-    def _feasibility(
-        self, groups: Sequence[ChannelGroup], file: SensitivityFile | None
-    ) -> list[tuple[float, float | None]]:
-        if file is None:
-            return []
-        sizes = {group.name: group.size for group in self.network.graph.groups}
-        curves = {group.name: file.curve(group.name) for group in groups}
-        return feasibility(curves, sizes, self._cost, self.section.round_to)
+    def _show_targets(self, curves: Mapping[str, Curve], sizes: Mapping[str, int]) -> None:
+        """Before one target is gone for: what each would cost."""
+        self._targets = feasibility(curves, sizes, self._cost, self.section.round_to)
+        for line in feasibility_table(self._targets, counted_by(self.section.target[0])):
+            self.logger.info(line)
 
 
 def _widths_by_ratio(groups: Sequence[ChannelGroup], section: PruneSection) -> dict[str, int]:

@@ -21,6 +21,11 @@ from .data import KeptWhole, Latency, Layer, Point, Report
 _COUNTED = {"pruned_params": "parameters", "pruned_latency": "latency"}
 
 
+def counted_by(target: str) -> str:
+    """What a target removes a share of, in words."""
+    return _COUNTED.get(target, "FLOPs")
+
+
 def collect(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
@@ -73,7 +78,7 @@ def collect(
         kept_whole=tuple(_kept_whole(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
-        feasibility_of=_COUNTED.get(target, "FLOPs"),
+        feasibility_of=counted_by(target),
         round_to=section.round_to,
         dry_run=section.dry_run,
         source=source,

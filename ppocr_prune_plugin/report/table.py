@@ -35,6 +35,15 @@ def plan_table(
     return text_table(["layer", "channels", "kept", "ratio", "predicted loss"], rows)
 
 
+def feasibility_table(rows: Sequence[tuple[float, float | None]], counted: str) -> list[str]:
+    """What each target would cost: rows (share of ``counted`` removed, predicted loss or None)."""
+    said = [
+        [f"{share:.0%}", "more than was measured" if loss is None else f"{loss:.4f}"]
+        for share, loss in rows
+    ]
+    return text_table([f"{counted} to remove", "predicted loss"], said)
+
+
 def frozen_lines(graph: ChannelGraph, training_only: Sequence[ChannelGroup]) -> list[str]:
     """What is not pruned, and why."""
     lines = [f"{f.name} ({f.channels} channels): {f.reason}" for f in graph.frozen]
