@@ -18,7 +18,7 @@ from ..section import PruneSection
 from ..sensitivity.team import Team
 from ..workflow import PruningRun
 from . import config as config_hook
-from .calibration import calibration_batches
+from .calibration import calibration_batches, few_pictures
 from .calls import training_forward
 from .evaluation import PaddleOCREvaluation
 from .modes import dynamic_forward, full_precision
@@ -143,7 +143,7 @@ def _prune_part(
             source,
             evaluation,
             [
-                functools.partial(training_forward, part.model, batch, part.config)
+                functools.partial(training_forward, part.model, few_pictures(batch), part.config)
                 for batch in calibration_batches(whole, section.bn_batches, batches_folder, team)
             ],
             functools.partial(_gradients, section, part, whole, batches_folder, team),
