@@ -65,13 +65,16 @@ class Row:
         self.config: Config = CONFIGS[name]
         self.fresh: paddle.nn.Layer | None = None
         self.result: Result = {"name": name, "status": "failed", "stage": "building", "kept": []}
+        self.result["times"] = {}  # seconds of every stage
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """What is being done, should it end the process."""
         self.result["stage"] = name
         self.write()
+        begin = time.perf_counter()
         yield
+        self.result["times"][name] = round(time.perf_counter() - begin, 1)
         self.write()
 
     def model(self) -> paddle.nn.Layer:

@@ -7,6 +7,7 @@ below, so that rules and groups do not depend on PIR's Python bindings.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,6 +118,7 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
 def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
     gives the same program several times faster than code that Paddle has translated first."""
+    _forget_failed_traces()
     forward, specs = _forward_of_unknown(model, inputs)
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.train() if training else model.eval()
@@ -134,6 +136,21 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
     finally:
         for layer, mode in modes:
             layer.training = mode
+        _forget_failed_traces()
+
+
+def _forget_failed_traces() -> None:
+    """Empty what Paddle keeps of a program while it is traced, and forgets to empty on an error.
+
+    It stands there under the program's address: a later program at the same address would be given
+    values of the one that is gone, and Paddle would crash.
+    """
+    module = sys.modules.get("paddle.jit.dy2static.parameter_recorder")
+    for recorder in ("_global_parameter_recorder", "_global_inplace_map"):
+        for table in ("params_dict", "tensor2value"):
+            entries = getattr(getattr(module, recorder, None), table, None)
+            if isinstance(entries, dict):
+                entries.clear()
 
 
 def _shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
