@@ -644,7 +644,7 @@ _row(
         "is_export": False,
         "length_aware": True,
     },
-    size=[1, 192, 672],
+    size=[1, 160, 160],
 )
 _row(
     "formula_ppformulanet_s",
@@ -756,8 +756,8 @@ _table(
     },
     None,
     {"name": "TableMasterHead", "hidden_size": 512, "headers": 8, "dropout": 0, "d_ff": 2024},
-    240,
-    20,
+    120,
+    5,
 )
 _row(
     "kie_sdmgr",
