@@ -118,3 +118,35 @@ def test_a_trace_that_fails_leaves_no_values_behind() -> None:
     tables = vars(recorder._global_parameter_recorder) | vars(recorder._global_inplace_map)
     assert {"params_dict", "tensor2value"} <= tables.keys()
     assert not any(tables.values())
+
+
+class Chooses(nn.Layer):
+    """Its code has to be translated: what it does depends on the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 3, 1)
+
+    def forward(self, x: Any) -> Any:
+        if x.sum() > 0:
+            x = self.conv(x)
+        return x
+
+
+def test_the_code_of_a_class_is_translated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from paddle.jit.dy2static import program_translator
+
+    cache = program_translator._FUNCTION_CACHE
+    translated: list[str] = []
+    original = type(cache)._convert
+    monkeypatch.setattr(
+        type(cache),
+        "_convert",
+        lambda self, function: translated.append(function.__qualname__) or original(self, function),
+    )
+    model = nn.Sequential(*[Chooses() for _ in range(3)])
+    for _ in range(2):
+        program = trace(model, INPUTS, training=True)
+        assert not program.plain and [op.name for op in program.ops].count("if") == 3
+    assert translated.count("Chooses.forward") == 1
+    assert "convert_with_cache" not in vars(cache)

@@ -7,9 +7,12 @@ below, so that rules and groups do not depend on PIR's Python bindings.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MethodType
@@ -128,7 +131,8 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
             input_spec=[specs],
             full_graph=True,
         )
-        concrete = static.concrete_program
+        with _methods_translated_once():
+            concrete = static.concrete_program
         copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
         copied.plain, copied.training = plain, training
@@ -137,6 +141,35 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
         for layer, mode in modes:
             layer.training = mode
         _forget_failed_traces()
+
+
+_TRANSLATED: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def _methods_translated_once() -> Iterator[None]:
+    """Paddle keeps translated functions by weak references to what it was given, and a bound
+    method is gone at once: it translates each layer's code each time that it is called. Keep it by
+    the method's function, which is the same for all layers of a class."""
+    module = sys.modules.get("paddle.jit.dy2static.program_translator")
+    cache: Any = getattr(module, "_FUNCTION_CACHE", None)
+    original = getattr(cache, "convert_with_cache", None)
+    if original is None:
+        yield
+        return
+
+    def convert_with_cache(function: Any) -> Any:
+        if not inspect.ismethod(function):
+            return original(function)
+        if function.__func__ not in _TRANSLATED:
+            _TRANSLATED[function.__func__] = original(function)
+        return _TRANSLATED[function.__func__]
+
+    cache.convert_with_cache = convert_with_cache
+    try:
+        yield
+    finally:
+        del cache.convert_with_cache
 
 
 def _forget_failed_traces() -> None:
