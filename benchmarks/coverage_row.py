@@ -164,7 +164,7 @@ def build(config: Config) -> paddle.nn.Layer:
 
     paddle.seed(0)
     np.random.seed(0)
-    with short_dictionaries():
+    with shortened():
         try:
             model = build_model(copy.deepcopy(config["Architecture"]))
         except ValueError:  # a layer names its parameters itself, and there is such a model already
@@ -177,24 +177,29 @@ def build(config: Config) -> paddle.nn.Layer:
 
 
 @contextmanager
-def short_dictionaries() -> Iterator[None]:
-    """Let heads that state their number of words in the code have fewer: two thirds of their
-    weights stand there, and take most of the row's time to fill, copy and train."""
+def shortened() -> Iterator[None]:
+    """Let networks of formulas that state their sizes in the code have fewer words and fewer equal
+    layers: two thirds of their weights are the words', and a row would take minutes."""
+    from ppocr.modeling.backbones import rec_donut_swin
     from ppocr.modeling.heads import rec_ppformulanet_head, rec_unimernet_head
 
-    modules: list[Any] = [rec_ppformulanet_head, rec_unimernet_head]
-    originals = [module.MBartConfig for module in modules]
-    for module, original in zip(modules, originals, strict=True):
-        module.MBartConfig = functools.partial(_shortened, original)
+    places: list[tuple[Any, str, dict[str, Any]]] = [
+        (rec_donut_swin, "DonutSwinConfig", {"depths": [2, 2, 2, 2]}),
+        (rec_ppformulanet_head, "MBartConfig", {"vocab_size": _WORDS}),
+        (rec_unimernet_head, "MBartConfig", {"vocab_size": _WORDS}),
+    ]
+    originals = [getattr(module, name) for module, name, _ in places]
+    for (module, name, ours), original in zip(places, originals, strict=True):
+        setattr(module, name, functools.partial(_with, original, ours))
     try:
         yield
     finally:
-        for module, original in zip(modules, originals, strict=True):
-            module.MBartConfig = original
+        for (module, name, _), original in zip(places, originals, strict=True):
+            setattr(module, name, original)
 
 
-def _shortened(original: Any, **options: Any) -> Any:
-    return original(**{**options, "vocab_size": _WORDS})
+def _with(original: Any, ours: dict[str, Any], **options: Any) -> Any:
+    return original(**{**options, **ours})
 
 
 def as_exported(config: Config) -> Config:
