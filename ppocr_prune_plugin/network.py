@@ -130,6 +130,7 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
         tuple(items),
         Change(costs.flops(graph.shapes), costs.flops(after)),
         Change(costs.params(graph.shapes), costs.params(after)),
+        surgery.frame_of(graph, after),
     )
 
 

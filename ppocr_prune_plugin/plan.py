@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import PruneError
 from .files import write_atomically
+from .frame import Frame
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -66,12 +67,16 @@ class Change:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What is kept of every group that loses something, and what that saves."""
+    """What is kept of every group that loses something, and what that saves.
+
+    ``frame`` is None in files of earlier versions, and where the plan is that of several networks.
+    """
 
     criterion: str
     groups: tuple[GroupPlan, ...]
     flops: Change
     params: Change
+    frame: Frame | None = None
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -94,6 +99,8 @@ class PruningPlan:
             "flops": self.flops.as_dict(),
             "params": self.params.as_dict(),
         }
+        if self.frame is not None:
+            content["frame"] = self.frame.as_dict()
         content["checksum"] = _checksum(content)
         return content
 
@@ -146,7 +153,8 @@ def load_plan(path: Path) -> PruningPlan:
             Change(int(content[key]["before"]), int(content[key]["after"]))
             for key in ("flops", "params")
         )
-        return PruningPlan(str(content["criterion"]), groups, flops, params)
+        frame = Frame.from_dict(content["frame"]) if "frame" in content else None
+        return PruningPlan(str(content["criterion"]), groups, flops, params, frame)
     except (KeyError, TypeError, ValueError) as error:
         raise PruneError(f"{path}: the pruning plan lacks or misspells {error}.") from error
 

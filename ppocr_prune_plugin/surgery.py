@@ -13,6 +13,7 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
+from .frame import Frame
 from .graph.channels import ChannelGraph, ChannelGroup
 from .graph.live import Undo, resize, restore, set_arrays, shapes_after, tensors_of, write
 from .plan import GroupPlan, PruningPlan
@@ -21,8 +22,10 @@ Array = npt.NDArray[Any]
 __all__ = [
     "Undo",
     "check_fit",
+    "frame_of",
     "kept_masks",
     "prune",
+    "rebuild",
     "resize",
     "restore",
     "set_arrays",
@@ -115,6 +118,44 @@ def prune(
         cuts = {tensor.name: masks.get(name, {}) for name, tensor in tensors.items()}
         _cut_optimizer(optimizer, cuts)
     return set_arrays(model, arrays, graph)
+
+
+def frame_of(graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> Frame:
+    """What :func:`rebuild` needs to give a model these shapes, which pruning has left."""
+    changed = {
+        name: (before, shapes[name])
+        for name, before in graph.shapes.items()
+        if shapes[name] != before
+    }
+    multipliers = {name: n for name, n in graph.multipliers.items() if name in changed}
+    attributes = tuple(item for item in graph.attributes if item.parameter in changed)
+    return Frame(changed, multipliers, attributes)
+
+
+def rebuild(model: paddle.nn.Layer, frame: Frame, found: Mapping[str, tuple[int, ...]]) -> bool:
+    """Give an unpruned model the structure of pruned weights, which are loaded next.
+
+    Args:
+        model: the network as it is built.
+        frame: the structure.
+        found: shapes of the pruned weights, by name.
+
+    Returns:
+        False where the frame is not one of this model and of these weights; nothing is done then.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+    before = {name: pair[0] for name, pair in frame.shapes.items()}
+    after = {**shapes, **{name: pair[1] for name, pair in frame.shapes.items()}}
+    layers = dict(model.named_sublayers(include_self=True))
+    if (
+        before.items() <= shapes.items()
+        and all(found[name] == shape for name, shape in after.items() if name in found)
+        and all(item.holds_in(layers.get(item.layer)) for item in frame.attributes)
+    ):
+        graph = ChannelGraph((), (), after, frame.multipliers, attributes=frame.attributes)
+        resize(model, after, graph)
+        return True
+    return False
 
 
 def _cut(array: Array, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:

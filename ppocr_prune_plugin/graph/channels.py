@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ..frame import SizeAttribute
 from .flow import AFFINE, IN, OUT
+
+__all__ = ["ChannelGraph", "ChannelGroup", "Frozen", "Indices", "Member", "SizeAttribute"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -74,25 +77,6 @@ class Frozen:
     name: str
     channels: int
     reason: str
-
-
-@dataclass(frozen=True)
-class SizeAttribute:
-    """An integer of a layer (``num_heads``), or the one at ``place`` in a list (``embed_dim``),
-    that follows the length of a parameter's axis: it is ``value`` where that axis is ``length``
-    long, and in proportion where it is shorter."""
-
-    layer: str
-    name: str
-    value: int
-    parameter: str
-    axis: int
-    length: int
-    place: int | None = None
-
-    def at(self, length: int) -> int:
-        """What it has to be when the axis has another length."""
-        return self.value * length // self.length
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,12 @@ below, so that rules and groups do not depend on PIR's Python bindings.
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MethodType
@@ -117,6 +121,7 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
 def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
     gives the same program several times faster than code that Paddle has translated first."""
+    _forget_failed_traces()
     forward, specs = _forward_of_unknown(model, inputs)
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.train() if training else model.eval()
@@ -126,7 +131,8 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
             input_spec=[specs],
             full_graph=True,
         )
-        concrete = static.concrete_program
+        with _methods_translated_once():
+            concrete = static.concrete_program
         copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
         copied.plain, copied.training = plain, training
@@ -134,6 +140,50 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
     finally:
         for layer, mode in modes:
             layer.training = mode
+        _forget_failed_traces()
+
+
+_TRANSLATED: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def _methods_translated_once() -> Iterator[None]:
+    """Paddle keeps translated functions by weak references to what it was given, and a bound
+    method is gone at once: it translates each layer's code each time that it is called. Keep it by
+    the method's function, which is the same for all layers of a class."""
+    module = sys.modules.get("paddle.jit.dy2static.program_translator")
+    cache: Any = getattr(module, "_FUNCTION_CACHE", None)
+    original = getattr(cache, "convert_with_cache", None)
+    if original is None:
+        yield
+        return
+
+    def convert_with_cache(function: Any) -> Any:
+        if not inspect.ismethod(function):
+            return original(function)
+        if function.__func__ not in _TRANSLATED:
+            _TRANSLATED[function.__func__] = original(function)
+        return _TRANSLATED[function.__func__]
+
+    cache.convert_with_cache = convert_with_cache
+    try:
+        yield
+    finally:
+        del cache.convert_with_cache
+
+
+def _forget_failed_traces() -> None:
+    """Empty what Paddle keeps of a program while it is traced, and forgets to empty on an error.
+
+    It stands there under the program's address: a later program at the same address would be given
+    values of the one that is gone, and Paddle would crash.
+    """
+    module = sys.modules.get("paddle.jit.dy2static.parameter_recorder")
+    for recorder in ("_global_parameter_recorder", "_global_inplace_map"):
+        for table in ("params_dict", "tensor2value"):
+            entries = getattr(getattr(module, recorder, None), table, None)
+            if isinstance(entries, dict):
+                entries.clear()
 
 
 def _shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:

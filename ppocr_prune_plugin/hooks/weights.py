@@ -190,6 +190,11 @@ def _rebuild_part(
         )
     if not beside.exists() and not all(_may_be_cut(found[n], expected[n]) for n in common):
         return None  # wider somewhere: another dictionary or backbone, and nothing to trace for
+    if beside.exists() and not part.name:
+        stated = load_plan(beside)
+        if stated.frame is not None and surgery.rebuild(model, stated.frame, found):
+            _log_rebuilt(stated, part, path, logger)
+            return stated
     try:
         network = networks.of(part)
         plan = (
@@ -208,9 +213,13 @@ def _rebuild_part(
         surgery.shapes_after(network.graph, plan.kept_channels()),
         network.graph,
     )
+    _log_rebuilt(plan, part, path, logger)
+    return plan
+
+
+def _log_rebuilt(plan: PruningPlan, part: Part, path: Path, logger: logging.Logger) -> None:
     what = f"{part.name} of {path}" if part.name else str(path)
     logger.info(f"prune: rebuilt the pruned network of {what}: {summary(plan, None, None, None)}")
-    return plan
 
 
 def _may_be_cut(found: tuple[int, ...], whole: tuple[int, ...]) -> bool:
