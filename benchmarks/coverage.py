@@ -51,13 +51,17 @@ _KEPT = 2  # reasons named per row
 
 def run_row(name: str, limit: float) -> Result:
     """One row. Where Paddle crashes at the export, the row is done without one, if it crashes at
-    the export of the unpruned model as well."""
+    the export of the unpruned model as well. Its seconds are those of all attempts."""
     row, code = _attempt(name, limit)
+    seconds = row["seconds"]
     if code < 0 and row["stage"].startswith("exporting"):
-        _, unpruned = _attempt(name, limit, "export-unpruned")
+        alone, unpruned = _attempt(name, limit, "export-unpruned")
+        seconds += alone["seconds"]
         if unpruned != 0:
             row, code = _attempt(name, limit, "no-export")
             row["export"] = f"the process ends with code {unpruned}"
+            seconds += row["seconds"]
+    row["seconds"] = round(seconds, 1)
     return row
 
 
@@ -80,7 +84,8 @@ def _attempt(name: str, limit: float, *how: str) -> tuple[Result, int]:
         if path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
         if code != 0:
-            result.setdefault("problem", problem)
+            if result["status"] == "failed":  # else all is done, and Paddle crashed at the end
+                result.setdefault("problem", problem)
             print(f"--- {name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
     result["seconds"] = round(time.perf_counter() - begin, 1)
     return result, code

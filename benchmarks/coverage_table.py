@@ -336,7 +336,7 @@ _rec(
     "SAR",
     {"name": "ResNet31"},
     None,
-    {"name": "SARHead"},
+    {"name": "SARHead", "max_text_length": 6},
     [3, 48, 48, 160],
     "SARRecResizeImg",
 )

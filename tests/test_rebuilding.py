@@ -51,12 +51,9 @@ def _pruned(tmp_path: Path) -> tuple[Net, Frame, Shapes]:
     return model, again.frame, {n: tuple(t.shape) for n, t in model.state_dict().items()}
 
 
-def test_a_frame_from_a_file_rebuilds_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frame_from_a_file_rebuilds_the_network(tmp_path: Path) -> None:
     model, frame, found = _pruned(tmp_path)
     assert [(item.name, item.place) for item in frame.attributes] == [("sizes", 0)]
-    monkeypatch.setattr(paddle.jit, "to_static", None)  # nothing is traced
     other = Net()
     assert surgery.rebuild(other, frame, found)
     assert other.sizes == [10, 4] and other.depthwise._groups == 10
