@@ -1,8 +1,8 @@
 """Architectures that PaddleOCR's tree can build, one entry each, for ``coverage.py``.
 
 Every entry is the part of a PaddleOCR config that says what the network is: ``Architecture``, and
-the keys that say how large its pictures and labels are. Dictionaries are short and pictures small,
-so that a row takes seconds; widths and depths are those that are trained, but for the transformers
+the keys that say how large its pictures and labels are. Dictionaries and texts are short and
+pictures small, so that a row takes seconds; widths and depths are those that are trained, but for the transformers
 of formulas, where two layers stand for several equal ones.
 """
 
