@@ -2,8 +2,8 @@
 
 Every entry is the part of a PaddleOCR config that says what the network is: ``Architecture``, and
 the keys that say how large its pictures and labels are. Dictionaries and texts are short and
-pictures small, so that a row takes seconds; widths and depths are those that are trained, but for the transformers
-of formulas, where two layers stand for several equal ones.
+pictures small, so that a row takes seconds; widths and depths are those that are trained, but for
+the transformers of formulas, where two layers stand for several equal ones.
 """
 
 from __future__ import annotations
