@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.frame import Frame
+from ppocr_prune_plugin.graph.trace import _RECORDERS as RECORDERS
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.network import inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import load_plan
@@ -108,7 +110,7 @@ class Asks(nn.Layer):
 def test_a_trace_that_fails_leaves_no_values_behind() -> None:
     """Paddle keeps a program's values under its address; a later program there would get them,
     and the process would crash."""
-    recorder = pytest.importorskip("paddle.jit.dy2static.parameter_recorder")
+    (recorder,) = (sys.modules[name] for name in RECORDERS if name in sys.modules)
     model = Asks()
     with pytest.raises(PruneError, match="no number"):
         trace(model, INPUTS, training=True)
@@ -142,8 +144,10 @@ def test_the_code_of_a_class_is_translated_once(monkeypatch: pytest.MonkeyPatch)
         lambda self, function: translated.append(function.__qualname__) or original(self, function),
     )
     model = nn.Sequential(*[Chooses() for _ in range(3)])
-    for _ in range(2):
+    for number in range(2):
         program = trace(model, INPUTS, training=True)
-        assert not program.plain and [op.name for op in program.ops].count("if") == 3
+        assert [op.name for op in program.ops].count("if") == 3
+        # Paddle 3.0 leaves translated code in a Sequential, so that it runs as it stands then.
+        assert not program.plain or number > 0
     assert translated.count("Chooses.forward") == 1
     assert "convert_with_cache" not in vars(cache)

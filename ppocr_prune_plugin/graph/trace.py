@@ -23,6 +23,12 @@ import paddle
 
 from ..errors import PruneError
 
+# Where Paddle keeps what it has of a program that is being traced; the second is that of 3.0.
+_RECORDERS = (
+    "paddle.jit.dy2static.parameter_recorder",
+    "paddle.jit.pir_dy2static.parameter_recorder",
+)
+
 _DROPPED_ATTRS = frozenset({"op_callstack", "place", "dtype", "stop_gradient"})
 
 
@@ -178,12 +184,12 @@ def _forget_failed_traces() -> None:
     It stands there under the program's address: a later program at the same address would be given
     values of the one that is gone, and Paddle would crash.
     """
-    module = sys.modules.get("paddle.jit.dy2static.parameter_recorder")
-    for recorder in ("_global_parameter_recorder", "_global_inplace_map"):
-        for table in ("params_dict", "tensor2value"):
-            entries = getattr(getattr(module, recorder, None), table, None)
-            if isinstance(entries, dict):
-                entries.clear()
+    for name in _RECORDERS:
+        for recorder in ("_global_parameter_recorder", "_global_inplace_map"):
+            for table in ("params_dict", "tensor2value"):
+                entries = getattr(getattr(sys.modules.get(name), recorder, None), table, None)
+                if isinstance(entries, dict):
+                    entries.clear()
 
 
 def _shapes(model: paddle.nn.Layer) -> dict[str, tuple[int, ...]]:
