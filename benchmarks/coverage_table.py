@@ -337,7 +337,7 @@ _rec(
     {"name": "ResNet31"},
     None,
     {"name": "SARHead", "max_text_length": 6},
-    [3, 48, 48, 160],
+    [3, 48, 48, 96],
     "SARRecResizeImg",
 )
 _rec(
