@@ -90,3 +90,15 @@ def test_a_budget_out_of_reach_names_the_most() -> None:
     most = 1 - cost(narrow) / cost(SIZES)
     with pytest.raises(PruneError, match=rf"pruned_flops is 0.99, .* hold only {most:.3f}"):
         widths_by_budget(CURVES, SIZES, cost, 0.99, 1, "pruned_flops")
+
+
+def test_a_large_step_is_not_taken_where_smaller_ones_land_on_the_target() -> None:
+    """``x`` is cheap to cut, but goes by 30% of the whole; ``y`` goes in steps of 0.7%."""
+    sizes = {"x": 2, "y": 100}
+    curves = {"x": Curve((0.5,), (0.0,)), "y": Curve((0.5, 0.9), (0.05, 0.1))}
+
+    def whole(widths: Mapping[str, int]) -> float:
+        return 30 * widths["x"] / 2 + 0.7 * widths["y"]
+
+    chosen = widths_by_budget(curves, sizes, whole, 0.08, 1, "pruned_flops")
+    assert chosen["x"] == 2 and abs(1 - whole(chosen) / whole(sizes) - 0.08) <= 0.01

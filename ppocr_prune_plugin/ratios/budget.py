@@ -14,6 +14,9 @@ from .rounding import width_for_ratio, widths
 # Where measured losses cannot tell two steps apart, many shallow cuts are safer than one deep one.
 _DEPTH_PENALTY = 0.005
 
+# Of the whole cost: so far from its target a budget may land.
+_NEAR = 0.01
+
 Cost = Callable[[Mapping[str, int]], float]
 """FLOPs, parameters or milliseconds of the network when groups keep that many channels. Need not
 fall with every channel removed: some widths run slower than wider ones."""
@@ -98,7 +101,11 @@ def widths_by_budget(
     target = before * (1 - share)
     candidates = [search.widened(search.greedy(target)), search.widened(search.threshold(target))]
     near = min(abs(cost({**sizes, **c}) - target) for c in candidates)
-    tolerance = max(near, 0.01 * before)
+    if near > _NEAR * before:  # the last step was a large one: get there with smaller ones
+        floor = target - _NEAR * before
+        candidates.append(search.widened(search.greedy(target, floor)))
+        near = min(near, abs(cost({**sizes, **candidates[-1]}) - target))
+    tolerance = max(near, _NEAR * before)
     return min(
         (c for c in candidates if abs(cost({**sizes, **c}) - target) <= tolerance),
         key=lambda c: (search.loss(c), cost({**sizes, **c})),
@@ -133,7 +140,8 @@ class _Search:
             self.losses[name][self.options[name].index(width)] for name, width in chosen.items()
         )
 
-    def greedy(self, target: float) -> dict[str, int]:
+    def greedy(self, target: float, floor: float = -np.inf) -> dict[str, int]:
+        """Step by step to the target; no step goes below the floor."""
         place = dict.fromkeys(self.options, 0)
         current = self.cost(self.sizes)
         while current > target:
@@ -142,7 +150,7 @@ class _Search:
                 for further in range(place[name] + 1, len(options)):
                     trial = self._widths({**place, name: further})
                     saved = current - self.cost(trial)
-                    if saved <= 0:
+                    if saved <= 0 or current - saved < floor:
                         continue
                     added = self._price(name, further) - self._price(name, place[name])
                     # Beyond the target nothing more is gained.
