@@ -84,7 +84,8 @@ def _attempt(name: str, limit: float, *how: str) -> tuple[Result, int]:
         if path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
         if code != 0:
-            if result["status"] == "failed":  # else all is done, and Paddle crashed at the end
+            # Where all was done Paddle crashed as the process ended.
+            if result["status"] == "failed":
                 result.setdefault("problem", problem)
             print(f"--- {name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
     result["seconds"] = round(time.perf_counter() - begin, 1)

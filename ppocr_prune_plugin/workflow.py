@@ -20,7 +20,7 @@ from .graph.groups import ChannelGroup
 from .latency.model import NetworkLatency
 from .network import Network, apply_checked, make_plan
 from .plan import PruningPlan, load_plan
-from .ratios.budget import Curve, widths_by_budget, widths_by_max_loss
+from .ratios.budget import NEAR, Curve, widths_by_budget, widths_by_max_loss
 from .ratios.feasibility import feasibility
 from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
@@ -47,9 +47,6 @@ _STOP_LOSSES = (0.3, 0.7, float("inf"))
 
 # A latency is predicted, then measured; the search is repeated with what that taught.
 _LATENCY_ROUNDS = 4
-
-# How far from its target a budget may land without a word.
-_NEAR = 0.01
 
 
 @dataclass
@@ -300,7 +297,7 @@ class PruningRun:
         else:
             widths, self._timed = self._spend_latency(self._latency, curves, sizes, share)
             removed = self._timed.pruned
-        if abs(removed - share) > _NEAR:
+        if abs(removed - share) > NEAR:
             self.logger.warning(
                 f"prune: {key} is {share:g}; the nearest that these layers allow is {removed:.3f}"
             )
@@ -325,7 +322,7 @@ class PruningRun:
                 )
             except PruneError:
                 # What was measured says that the prediction had promised too much.
-                if not tried or distance(min(tried, key=distance)) > _NEAR:
+                if not tried or distance(min(tried, key=distance)) > NEAR:
                     raise
                 break
             whole = {**sizes, **widths}
@@ -334,7 +331,7 @@ class PruningRun:
             if any(widths == known for known, _ in tried):
                 break
             tried.append((widths, timed))
-            if distance(tried[-1]) <= _NEAR:
+            if distance(tried[-1]) <= NEAR:
                 break
             latency.correct(whole)
         return min(tried, key=distance)

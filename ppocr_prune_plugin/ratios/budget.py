@@ -14,8 +14,8 @@ from .rounding import width_for_ratio, widths
 # Where measured losses cannot tell two steps apart, many shallow cuts are safer than one deep one.
 _DEPTH_PENALTY = 0.005
 
-# Of the whole cost: so far from its target a budget may land.
-_NEAR = 0.01
+# Of the whole cost: so far from its target a budget may land without a word.
+NEAR = 0.01
 
 Cost = Callable[[Mapping[str, int]], float]
 """FLOPs, parameters or milliseconds of the network when groups keep that many channels. Need not
@@ -101,11 +101,11 @@ def widths_by_budget(
     target = before * (1 - share)
     candidates = [search.widened(search.greedy(target)), search.widened(search.threshold(target))]
     near = min(abs(cost({**sizes, **c}) - target) for c in candidates)
-    if near > _NEAR * before:  # the last step was a large one: get there with smaller ones
-        floor = target - _NEAR * before
+    if near > NEAR * before:  # the last step was a large one: get there with smaller ones
+        floor = target - NEAR * before
         candidates.append(search.widened(search.greedy(target, floor)))
         near = min(near, abs(cost({**sizes, **candidates[-1]}) - target))
-    tolerance = max(near, _NEAR * before)
+    tolerance = max(near, NEAR * before)
     return min(
         (c for c in candidates if abs(cost({**sizes, **c}) - target) <= tolerance),
         key=lambda c: (search.loss(c), cost({**sizes, **c})),
