@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 .PHONY: demo test lint clean env
 
 demo: $(READY)
-	$(BIN)/ppocr-prune demo --work $(WORK)
+	$(BIN)/python -m demo --work $(WORK)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -11,14 +11,14 @@ from typing import Any
 
 import paddle
 
+from demo.render import render
 from ppocr_prune_plugin import surgery
-from ppocr_prune_plugin.demo.render import render
 from ppocr_prune_plugin.graph.groups import ChannelGroup
-from ppocr_prune_plugin.hooks.calibration import calibration_batches
-from ppocr_prune_plugin.hooks.calls import training_forward
-from ppocr_prune_plugin.hooks.evaluation import PaddleOCREvaluation
-from ppocr_prune_plugin.hooks.tracing import network_of
-from ppocr_prune_plugin.hooks.tree import build_from_config, find_tree
+from ppocr_prune_plugin.hooks.adapters.calibration_batches import calibration_batches
+from ppocr_prune_plugin.hooks.adapters.calls import training_forward
+from ppocr_prune_plugin.hooks.adapters.evaluation import PaddleOCREvaluation
+from ppocr_prune_plugin.hooks.adapters.tracing import network_of
+from ppocr_prune_plugin.hooks.adapters.tree import build_from_config, find_tree
 from ppocr_prune_plugin.network import Network
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.section import PruneSection, SensitivityOptions

@@ -32,12 +32,12 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.graph.groups import ChannelGroup
 from ppocr_prune_plugin.graph.trace import is_spec, map_inputs
-from ppocr_prune_plugin.hooks.exporting import run_inference
+from ppocr_prune_plugin.hooks.adapters.inputs import example_inputs, training_inputs
+from ppocr_prune_plugin.hooks.adapters.state import set_plan
+from ppocr_prune_plugin.hooks.adapters.tracing import network_of
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.hooks.finder import install
-from ppocr_prune_plugin.hooks.inputs import example_inputs, training_inputs
-from ppocr_prune_plugin.hooks.state import set_plan
-from ppocr_prune_plugin.hooks.tracing import network_of
-from ppocr_prune_plugin.hooks.tree import find_tree, use_tree
+from ppocr_prune_plugin.hooks.patches.export import run_inference
 from ppocr_prune_plugin.network import (
     Network,
     apply_checked,

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ppocr_prune_plugin.demo.architectures import architecture
-from ppocr_prune_plugin.hooks.tree import find_tree, use_tree
+from demo.architectures import architecture
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.network import fused_layers, inspect
 from ppocr_prune_plugin.ratios.rounding import narrowest, width_for_ratio, widths
-from ppocr_prune_plugin.report.table import text_table
+from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.section import LatencyOptions, PruneSection
 
 UNIFORM = (0.15, 0.3, 0.45, 0.6)

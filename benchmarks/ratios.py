@@ -29,7 +29,7 @@ from ppocr_prune_plugin.network import make_plan
 from ppocr_prune_plugin.ratios.budget import Curve, widths_by_budget
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
-from ppocr_prune_plugin.report.table import text_table
+from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.sensitivity.store import load_sensitivity
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6)

@@ -31,7 +31,7 @@ from ppocr_prune_plugin.plan import GroupPlan
 from ppocr_prune_plugin.ratios.budget import Curve, widths_by_max_loss
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
-from ppocr_prune_plugin.report.table import text_table
+from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.store import SensitivityFile
 from ppocr_prune_plugin.sensitivity.team import Team

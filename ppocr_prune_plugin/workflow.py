@@ -25,10 +25,10 @@ from .ratios.feasibility import feasibility
 from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
 from .recovery.batch_norm import BatchNormRecalibration, load_statistics, save_statistics
-from .report.collect import collect, counted_by
+from .report.build import collect, counted_by
 from .report.data import Latency
 from .report.html import write_report
-from .report.table import (
+from .report.lines import (
     feasibility_table,
     frozen_lines,
     latency_line,

@@ -12,7 +12,7 @@ import pytest
 
 from ppocr_prune_plugin.commands.doctor import probe
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.hooks.tree import find_tree
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
 pytest_plugins = ["fixtures_demo", "fixtures_lines", "fixtures_networks"]
 

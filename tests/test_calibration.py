@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 
-from ppocr_prune_plugin.hooks.calibration import few_pictures
+from ppocr_prune_plugin.hooks.adapters.calibration_batches import few_pictures
 
 
 def test_of_a_large_batch_the_first_pictures_are_enough() -> None:

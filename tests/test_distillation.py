@@ -16,13 +16,13 @@ import pytest
 import yaml
 from training import Tools, output, right_after
 
+from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.cli import main
-from ppocr_prune_plugin.demo.config import write_config
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.hooks.networks import Networks
-from ppocr_prune_plugin.hooks.parts import check_models, families, parts_of
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.networks import Networks
+from ppocr_prune_plugin.hooks.adapters.sub_models import check_models, families, parts_of
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.section import PruneSection, parse_section
 

@@ -11,7 +11,7 @@ import pytest
 from paddle.static import InputSpec
 
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.hooks.exporting import run_inference
+from ppocr_prune_plugin.hooks.patches.export import run_inference
 from ppocr_prune_plugin.network import random_inputs
 
 SIZE = [1, 3, 8, 8]

@@ -47,8 +47,8 @@ def test_shares_agree_with_the_cost_of_cutting(run_tool: RunTool, tree: Path) ->
     script = (
         "import sys; from pathlib import Path; from math import prod\n"
         "from ppocr_prune_plugin.commands.groups import touched\n"
-        "from ppocr_prune_plugin.hooks.tree import build_from_config\n"
-        "from ppocr_prune_plugin.hooks.tracing import network_of\n"
+        "from ppocr_prune_plugin.hooks.adapters.tree import build_from_config\n"
+        "from ppocr_prune_plugin.hooks.adapters.tracing import network_of\n"
         f"model, config = build_from_config({str(CONFIG)!r}, [], Path({str(tree)!r}))\n"
         "network = network_of(config, model)\n"
         "shapes, positions = network.graph.shapes, network.costs.positions\n"

@@ -23,12 +23,12 @@ from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.groups import find_groups
 from ppocr_prune_plugin.graph.trace import trace
-from ppocr_prune_plugin.latency.exporting import deployed
 from ppocr_prune_plugin.latency.grid import Interpolated, points
 from ppocr_prune_plugin.latency.layers import build as build_layer
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.latency.operations import operations_of
 from ppocr_prune_plugin.latency.timer import Timer
+from ppocr_prune_plugin.latency.write import deployed
 from ppocr_prune_plugin.network import fused_layers, inspect
 from ppocr_prune_plugin.plan import GroupPlan, load_plan
 from ppocr_prune_plugin.ratios.budget import Curve, widths_by_budget

@@ -17,12 +17,12 @@ import pytest
 from architectures import DETECTORS
 from paddle import nn
 
+from demo.architectures import architecture
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.criteria import Arrays, Context, Ranker
-from ppocr_prune_plugin.demo.architectures import architecture
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.sensitivity.store import Point, load_pickle, open_sensitivity
 

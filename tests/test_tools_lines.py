@@ -13,8 +13,8 @@ import pytest
 from fixtures_lines import rec_config
 from training import Tools, output, right_after
 
+from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
-from ppocr_prune_plugin.demo.config import write_config
 from ppocr_prune_plugin.plan import load_plan
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]

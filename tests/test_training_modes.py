@@ -15,7 +15,7 @@ from training import Tools
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.graph.live import tensors_of
-from ppocr_prune_plugin.hooks.modes import full_precision
+from ppocr_prune_plugin.hooks.adapters.modes import full_precision
 from ppocr_prune_plugin.network import apply_checked, inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import load_plan
 
@@ -68,7 +68,7 @@ def test_static_training_of_a_pruned_detector(
 
 @pytest.fixture
 def classifier(tree: Path) -> Any:
-    from ppocr_prune_plugin.demo.weights import build
+    from demo.weights import build
 
     paddle.seed(0)
     model = build("cls")
@@ -144,7 +144,7 @@ def test_model_average_of_a_pruned_model(classifier: Any) -> None:
 @pytest.mark.parametrize("kind", ["det", "rec"])
 def test_all_branches_of_a_layer_lose_the_same_and_become_one(tree: Path, kind: Any) -> None:
     """PPLCNetV3 trains four branches beside each other; ``rep()`` makes one convolution of them."""
-    from ppocr_prune_plugin.demo.weights import build
+    from demo.weights import build
 
     paddle.seed(0)
     model = build(kind, 4).backbone

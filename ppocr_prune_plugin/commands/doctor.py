@@ -19,8 +19,8 @@ from pathlib import Path
 from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
+from ..hooks.adapters.tree import find_tree, require_tree, tree_version
 from ..hooks.points import check_hook_points
-from ..hooks.tree import find_tree, require_tree, tree_version
 
 STARTUP_FILE = "ppocr_prune_plugin.pth"
 _PROBE_SECONDS = 60

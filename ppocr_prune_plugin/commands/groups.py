@@ -9,14 +9,14 @@ from pathlib import Path
 from .. import surgery
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
-from ..hooks.config import current_section
-from ..hooks.networks import Networks
-from ..hooks.parts import families
-from ..hooks.tree import build_from_config, find_tree, require_tree
+from ..hooks.adapters.networks import Networks
+from ..hooks.adapters.sub_models import families
+from ..hooks.adapters.tree import build_from_config, find_tree, require_tree
+from ..hooks.patches.config import current_section
 from ..network import Network
 from ..ratios.rounding import widths
 from ..ratios.uniform import matches, require_matches
-from ..report.table import human
+from ..report.lines import human
 from ..section import PruneSection
 
 _SHOWN = 3  # layers named per line without --all

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .._startup import activate, switched_off
 from ..errors import PruneError
-from ..hooks.tree import find_tree
+from ..hooks.adapters.tree import find_tree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import paddle
 
 from .channels import ChannelGraph, ChannelGroup, Frozen, Member, SizeAttribute
-from .collect import collect
 from .flow import ChannelFlow, where
 from .live import attributes_read
+from .members import collect
 from .retrace import Retraced, confirmed
 from .rules import find_rule
 from .trace import Program, trace

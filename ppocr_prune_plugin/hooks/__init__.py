@@ -1,4 +1,5 @@
-"""The seams between PaddleOCR's tools and this package, one module each.
+"""The seams with PaddleOCR: only modules in here import ``ppocr`` or ``tools``.
 
-Nothing is imported here: the finder imports a hook when the module that it patches is imported.
+``finder`` and ``registry`` say which patch runs when which module is imported, ``patches`` wrap
+PaddleOCR's functions, ``adapters`` translate between its terms and ours.
 """

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from .table import HOOKS
+from .registry import HOOKS
 
 # Patch functions that did not succeed, with what they raised. A run without a Prune section goes
 # on as if nothing were installed; one with a section stops (hooks.config looks here).
@@ -96,9 +96,9 @@ def _stop_if_pruning(hook: str) -> None:
     """After a failure: exit where pruning is asked for and nobody will look at it later."""
     from ..errors import PruneError, exiting_on_error
 
-    config = sys.modules.get("ppocr_prune_plugin.hooks.config")
+    config = sys.modules.get("ppocr_prune_plugin.hooks.patches.config")
     # A hook of the config that failed itself watches nothing.
-    status = None if hook.startswith("ppocr_prune_plugin.hooks.config:") else config
+    status = None if hook.startswith("ppocr_prune_plugin.hooks.patches.config:") else config
     pruning = getattr(status, "is_pruning", lambda: None)()
     if pruning is None and not getattr(status, "is_watching", lambda: False)():
         from .request import section_requested

@@ -31,12 +31,12 @@ from ..graph.trace import is_spec, trace
 from ..network import Network, fused_layers
 from ..plan import GroupPlan
 from ..section import LatencyOptions
-from .exporting import deployed
 from .grid import Interpolated
 from .layers import build
 from .operations import Operation, operations_of
 from .table import open_table
 from .timer import Timer
+from .write import deployed
 
 Widths = Mapping[str, int]
 

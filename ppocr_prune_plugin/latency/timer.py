@@ -15,8 +15,8 @@ import paddle
 
 from ..errors import PruneError
 from ..section import LatencyOptions
-from .exporting import export
 from .predictor import EVERYTHING, OFF, require_onednn
+from .write import export
 
 _WORKER = f"{__package__}.worker"
 

@@ -12,9 +12,9 @@ import numpy as np
 from ..files import write_atomically
 from ..plan import Change
 from .data import Latency, Layer, Report
+from .lines import human
 from .style import CSS
 from .svg import Scale, channel_bar, loss_bar, sensitivity_curve
-from .table import human
 
 
 def write_report(report: Report, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Prune a real detector on this machine, from weights to a before/after table."""
+"""``python -m demo``: prune a real detector, from weights to a before/after table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from ..errors import PruneError
+from ppocr_prune_plugin.errors import PruneError, exiting_on_error
 
 # Import name and how to install it, for what the demo needs beyond the plugin's own requirements.
 _NEEDED = {
-    "paddle": "paddlepaddle==3.3.1",
+    "paddle": "paddlepaddle==3.2.2",
     "cv2": "opencv-python-headless==4.10.0.84",
     "PIL": "Pillow",
     "matplotlib": "matplotlib",
@@ -18,8 +18,9 @@ _NEEDED = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``ppocr-prune demo``."""
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument(
         "--work",
         type=Path,
@@ -42,15 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only recover the detector's weights, to DIR/weights/det.pdparams",
     )
+    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the demo and print its table; a missing package gives one message naming it."""
+def run(args: argparse.Namespace) -> None:
+    """Run the demo and print its table.
+
+    Raises:
+        PruneError: a package that the demo needs is missing, or a step fails.
+    """
     missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)
         raise PruneError(f"the demo needs packages that are not installed: {installs}")
-    from ..demo.run import Settings, fetch_weights, run_demo
+    from demo.run import Settings, fetch_weights, run_demo
 
     if args.fetch_weights:
         print(f"weights: {fetch_weights(args.work)}")
@@ -58,4 +64,8 @@ def run(args: argparse.Namespace) -> int:
         given = {key: getattr(args, key) for key in ("samples", "side", "epochs")}
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
         print(run_demo(args.work, settings, args.data))
-    return 0
+
+
+if __name__ == "__main__":
+    with exiting_on_error():
+        run(arguments().parse_args())

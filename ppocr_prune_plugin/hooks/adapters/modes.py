@@ -9,7 +9,7 @@ from typing import Any
 
 import paddle
 
-from ..graph.live import tensors_of, write
+from ...graph.live import tensors_of, write
 
 _HALF = (paddle.float16, paddle.bfloat16)
 

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..latency import predictor
-from ..latency.predictor import Predictor
+from ppocr_prune_plugin.latency import predictor
+from ppocr_prune_plugin.latency.predictor import Predictor
 
 _NAME = "inference"  # what PaddleOCR calls the files of an exported model
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import PruneError
-from ..section import SensitivityOptions
-from ..sensitivity.batches import CachedBatches
-from ..sensitivity.spill import ArrayStore
+from ...errors import PruneError
+from ...section import SensitivityOptions
+from ...sensitivity.batches import CachedBatches
+from ...sensitivity.spill import ArrayStore
 from .calls import takes_labels
 from .metric_states import Both, MetricStates, State
 from .polygons import cached_polygons

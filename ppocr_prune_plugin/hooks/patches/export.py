@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..errors import PruneError, exit_on_error
-from ..network import random_inputs, run_once
-from .inputs import example_inputs
-from .state import is_of_pruned
+from ...errors import PruneError, exit_on_error
+from ...network import random_inputs, run_once
+from ..adapters.inputs import example_inputs
+from ..adapters.state import is_of_pruned
 
 # Of the largest output. Branches that the export makes one are summed in another order: with four
 # of them up to 1.3e-4 was seen. A wrong channel changes outputs by far more than this.

@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import PruneError
-from ..hooks.tree import find_tree, use_tree
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
+
 from .exported import load
 from .weights import network_input
 

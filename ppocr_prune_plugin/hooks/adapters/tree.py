@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PruneError
+from ...errors import PruneError
 
 if TYPE_CHECKING:
     import paddle
@@ -131,7 +131,7 @@ def load_merged(config_path: str | Path, opts: list[str]) -> dict[str, Any]:
     """Read a YAML and merge ``key=value`` options with the functions of the tree in use."""
     from tools import program
 
-    from . import config as hook
+    from ..patches import config as hook
 
     path = Path(config_path)
     if path.suffix not in (".yml", ".yaml") or not path.is_file():

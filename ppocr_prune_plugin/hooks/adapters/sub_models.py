@@ -15,9 +15,9 @@ from typing import Any
 
 import paddle
 
-from ..errors import PruneError, did_you_mean
-from ..plan import Change, GroupPlan, PruningPlan
-from ..section import PruneSection
+from ...errors import PruneError, did_you_mean
+from ...plan import Change, GroupPlan, PruningPlan
+from ...section import PruneSection
 from .state import inner
 
 Config = Mapping[str, Any]

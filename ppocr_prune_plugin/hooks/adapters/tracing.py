@@ -19,12 +19,12 @@ from typing import Any
 
 import paddle
 
-from .. import surgery
-from ..errors import PruneError
-from ..graph.cost import CostModel, cost_model
-from ..graph.groups import ChannelGraph, build_graph
-from ..network import Network, fused_layers, run_training
-from ..plan import GroupPlan
+from ... import surgery
+from ...errors import PruneError
+from ...graph.cost import CostModel, cost_model
+from ...graph.groups import ChannelGraph, build_graph
+from ...network import Network, fused_layers, run_training
+from ...plan import GroupPlan
 from .inputs import Inputs, built_to_train, example_inputs, training_inputs
 
 

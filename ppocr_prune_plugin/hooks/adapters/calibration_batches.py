@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..files import replacing
-from ..sensitivity.team import Team
+from ...files import replacing
+from ...sensitivity.team import Team
 
 Batch = list[Any]
 

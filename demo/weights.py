@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..errors import PruneError
-from ..files import replacing
-from ..hooks.tree import find_tree, use_tree
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.files import replacing
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
+
 from .architectures import Kind, architecture
-from .calibration import calibrate
 from .inference_file import read_parameters
 from .mapping import assign
+from .statistics import calibrate
 
 Array = npt.NDArray[np.float32]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from ..files import write_atomically
+from ppocr_prune_plugin.files import write_atomically
+
 from .architectures import architecture
 
 _NORMALIZE = {

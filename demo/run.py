@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import PruneError
-from ..hooks.tree import find_tree
-from .config import det_config, write_config
+from ppocr_prune_plugin import __version__
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree
+
+from .configs import det_config, write_config
 from .exported import file_size, latencies
-from .picture import draw_side_by_side
 from .render import render
+from .side_by_side import draw_side_by_side
 from .steps import Steps
 from .weights import PACKAGE, recover
 

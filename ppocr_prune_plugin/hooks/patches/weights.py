@@ -13,19 +13,19 @@ from typing import Any
 
 import paddle
 
-from .. import surgery
-from ..checkpoint import infer_kept_channels, read_shapes
-from ..errors import PruneError, exit_on_error
-from ..network import Network, apply_checked, plan_of
-from ..plan import GroupPlan, PruningPlan, load_plan, plan_path
-from ..report.table import summary
+from ... import surgery
+from ...checkpoint import infer_kept_channels, read_shapes
+from ...errors import PruneError, exit_on_error
+from ...network import Network, apply_checked, plan_of
+from ...plan import GroupPlan, PruningPlan, load_plan, plan_path
+from ...report.lines import summary
+from ..adapters.modes import full_precision
+from ..adapters.networks import Networks
+from ..adapters.state import plan_of as plan_of_model
+from ..adapters.state import set_of_pruned, set_plan
+from ..adapters.sub_models import Part, combined, own_groups, part_config, parts_of, sub_models
 from . import config as config_hook
-from .exporting import patch_older_tool
-from .modes import full_precision
-from .networks import Networks
-from .parts import Part, combined, own_groups, part_config, parts_of, sub_models
-from .state import plan_of as plan_of_model
-from .state import set_of_pruned, set_plan
+from .export import patch_older_tool
 
 Shapes = Mapping[str, tuple[int, ...]]
 

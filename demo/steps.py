@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import PruneError
-from ..files import write_atomically
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.files import write_atomically
 
 # What the tools print before they start to work (the whole config) and what libraries grumble
 # about: in the log, not on the screen.

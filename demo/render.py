@@ -20,8 +20,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from ..errors import PruneError
-from ..files import write_atomically
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.files import write_atomically
 
 Picture = npt.NDArray[np.float32]
 Quad = npt.NDArray[np.float32]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import paddle.distributed as dist
 
-from ..sensitivity.team import Team
+from ...sensitivity.team import Team
 
 
 def gather(folder: Path) -> Team:

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import PruneError, exit_on_error
-from ..section import PruneSection, parse_section
-from . import finder
-from .parts import check_models
-from .points import missing_hook_points, require_hook_points
-from .request import section_requested
+from ...errors import PruneError, exit_on_error
+from ...section import PruneSection, parse_section
+from .. import finder
+from ..adapters.sub_models import check_models
+from ..points import missing_hook_points, require_hook_points
+from ..request import section_requested
 
 # The value of export_model.py's --prune-plan: an existing .json file, or None.
 prune_plan_file: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 
-from ..plan import PruningPlan
+from ...plan import PruningPlan
 
 _KEY = "_ppocr_prune_plan"
 _BESIDE = "_ppocr_prune_beside"

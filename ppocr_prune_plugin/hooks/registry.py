@@ -6,9 +6,9 @@ from __future__ import annotations
 # right after it was executed.
 HOOKS: dict[str, tuple[str, ...]] = {
     "tools.program": (
-        "ppocr_prune_plugin.hooks.config:patch",
-        "ppocr_prune_plugin.hooks.training:patch",
+        "ppocr_prune_plugin.hooks.patches.config:patch",
+        "ppocr_prune_plugin.hooks.patches.training:patch",
     ),
-    "ppocr.utils.save_load": ("ppocr_prune_plugin.hooks.weights:patch",),
-    "ppocr.utils.export_model": ("ppocr_prune_plugin.hooks.exporting:patch",),
+    "ppocr.utils.save_load": ("ppocr_prune_plugin.hooks.patches.weights:patch",),
+    "ppocr.utils.export_model": ("ppocr_prune_plugin.hooks.patches.export:patch",),
 }

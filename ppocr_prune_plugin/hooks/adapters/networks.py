@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ..network import Network
-from .parts import Part
+from ...network import Network
+from .sub_models import Part
 from .tracing import network_of
 
 # The keys of what heads give, in the losses of distillation configs.

@@ -9,24 +9,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import PruneError, exiting_on_error
-from ..gradients import Array, batch_gradients
-from ..network import Network
-from ..plan import PruningPlan
-from ..report.table import summary
-from ..section import PruneSection
-from ..sensitivity.team import Team
-from ..workflow import PruningRun
+from ...errors import PruneError, exiting_on_error
+from ...gradients import Array, batch_gradients
+from ...network import Network
+from ...plan import PruningPlan
+from ...report.lines import summary
+from ...section import PruneSection
+from ...sensitivity.team import Team
+from ...workflow import PruningRun
+from ..adapters.calibration_batches import calibration_batches, few_pictures
+from ..adapters.calls import training_forward
+from ..adapters.evaluation import PaddleOCREvaluation
+from ..adapters.modes import dynamic_forward, full_precision
+from ..adapters.networks import Networks
+from ..adapters.ranks import gather
+from ..adapters.state import inner, plan_of, set_plan
+from ..adapters.sub_models import Family, Part, arguments_of, combined, families, parts_of
+from ..adapters.tree import tree_version
 from . import config as config_hook
-from .calibration import calibration_batches, few_pictures
-from .calls import training_forward
-from .evaluation import PaddleOCREvaluation
-from .modes import dynamic_forward, full_precision
-from .networks import Networks
-from .parts import Family, Part, arguments_of, combined, families, parts_of
-from .ranks import gather
-from .state import inner, plan_of, set_plan
-from .tree import tree_version
 from .weights import remember_parts
 
 PLAN_FILE = "plan.prune.json"
