@@ -20,6 +20,7 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
 from ppocr_prune_plugin.ratios.feasibility import feasibility
+from ppocr_prune_plugin.ratios.targets import target_of
 from ppocr_prune_plugin.report.build import collect
 from ppocr_prune_plugin.report.data import KeptWhole, Latency, Layer, Point, Report, load_report
 from ppocr_prune_plugin.report.html import render, write_report
@@ -261,7 +262,8 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     rows = feasibility({"second": file.curve("second")}, sizes, cost, 4, (0.2, 0.4, 0.8))
     plan = make_plan(network, {"second": 20}, Ranker("l1"))
     report = collect(
-        network.graph, groups, network.training_only, section, "net.yml", plan, file, rows,
+        network.graph, groups, network.training_only, section, target_of(section), "net.yml", plan,
+        file, rows,
         metric="acc", before=0.8, after=0.7, images=4,
     )  # fmt: skip
     assert report.layers[0].kept == 20

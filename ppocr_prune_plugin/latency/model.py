@@ -108,6 +108,12 @@ class NetworkLatency:
         """End the measuring process and remove its files."""
         self._timer.close()
 
+    def __enter__(self) -> NetworkLatency:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __call__(self, widths: Widths) -> float:
         """Predicted milliseconds; ``widths`` has every group. Fast."""
         raw = float(self._weights @ self._features(widths))

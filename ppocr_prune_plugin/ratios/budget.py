@@ -22,6 +22,10 @@ Cost = Callable[[Mapping[str, int]], float]
 fall with every channel removed: some widths run slower than wider ones."""
 
 
+class OutOfReach(PruneError):
+    """The groups cannot give what a target asks for; the message says how much they can."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """Loss of one group as a function of the ratio removed: measured points, rising in ratio."""
@@ -85,14 +89,14 @@ def widths_by_budget(
         key: name of the target, for the message.
 
     Raises:
-        PruneError: more than the groups can give, with the most that they can.
+        OutOfReach: more than the groups can give, with the most that they can.
     """
     search = _Search(curves, sizes, cost, round_to)
     before = cost(sizes)
     narrowest = search.widened({name: options[-1] for name, options in search.options.items()})
     most = 1 - cost({**sizes, **narrowest}) / before
     if share > most + 0.005:
-        raise PruneError(
+        raise OutOfReach(
             f"Prune.{key} is {share:g}, but the layers that can be pruned, cut as far as their "
             f"sensitivity was measured, hold only {most:.3f} of it. Ask for at most "
             f"{int(most * 1000) / 1000:g}, or widen the choice (Prune.skip, Prune.round_to, "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..errors import PruneError
-from .budget import Cost, Curve, widths_by_budget
+from .budget import Cost, Curve, OutOfReach, widths_by_budget
+
+Rows = Sequence[tuple[float, float | None]]
+"""Share removed, and the predicted loss; None where that much is out of reach."""
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -29,7 +31,7 @@ def feasibility(
     for share in shares:
         try:
             chosen = widths_by_budget(curves, sizes, cost, share, round_to, "feasibility")
-        except PruneError:
+        except OutOfReach:
             rows.append((share, None))
             continue
         losses = (curves[name].loss(1 - width / sizes[name]) for name, width in chosen.items())
