@@ -1,26 +1,26 @@
-"""How wide every group will be: what the section's target, what was measured, and what widths cost
-say together."""
+"""How wide every group will be: what the section's target, the measured curves, and what widths
+cost say together."""
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import surgery
 from .graph.groups import ChannelGroup
 from .latency.model import NetworkLatency
 from .measuring import Measuring
-from .network import Network
-from .ratios.budget import NEAR, Cost, Curve, OutOfReach
+from .ratios.budget import OutOfReach
+from .ratios.costs import Cost, flops_of, params_of
+from .ratios.curves import Curve
 from .ratios.feasibility import Rows, feasibility
 from .ratios.rounding import narrowest
+from .ratios.search import NEAR, Search
 from .ratios.targets import MeasuredTarget
 from .report.data import Latency
 from .report.lines import feasibility_table, latency_line
-from .section import PruneSection
 from .sensitivity.store import SensitivityFile
 
 # A latency is predicted, then measured; the search is repeated with what that taught.
@@ -50,14 +50,8 @@ class Decision:
         """What each group's curve says of its new width; nothing where nothing was measured."""
         if self.file is None:
             return {}
-        return {
-            group.name: float(
-                self.file.curve(group.name).loss(
-                    1 - self.widths.get(group.name, group.size) / group.size
-                )
-            )
-            for group in groups
-        }
+        ratios = {g.name: 1 - self.widths.get(g.name, g.size) / g.size for g in groups}
+        return {name: float(self.file.curve(name).loss(ratio)) for name, ratio in ratios.items()}
 
 
 def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decision:
@@ -72,11 +66,13 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
         PruneError: the target is out of reach, or something cannot be measured.
     """
     analysis = measuring.begin()
-    file = analysis.file
-    with ExitStack() as stack:
-        chooser = _Chooser(target, measuring, table, stack)
-        chooser.require_reachable()
-        *first, last = target.depths(measuring.section.sensitivity.stop_loss)
+    options = measuring.section.sensitivity
+    with ExitStack() as resources:
+        chooser = _Chooser(target, measuring, _Prices(measuring, table, resources))
+        # Before hours of measuring: could the target be reached if nothing hurt?
+        deepest = {group.name: Curve((options.ratios[-1],), (0.0,)) for group in measuring.groups}
+        target.widths(chooser.search(deepest))
+        *first, last = target.depths(options.stop_loss)
         decision: Decision | None = None
         for depth in first:
             try:
@@ -88,29 +84,49 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
                 )
         if decision is None:
             decision = chooser.choose(measuring.curves(analysis, last))
+    file = analysis.file
     return replace(decision, baseline=file.baseline, spread=file.spread, file=file)
+
+
+class _Prices:
+    """What any widths of the measured network cost."""
+
+    def __init__(self, measuring: Measuring, table: Path, resources: ExitStack) -> None:
+        self._measuring, self._table, self._resources = measuring, table, resources
+
+    def flops(self) -> Cost:
+        return flops_of(self._measuring.network.graph, self._measuring.network.costs)
+
+    def params(self) -> Cost:
+        return params_of(self._measuring.network.graph, self._measuring.network.costs)
+
+    def milliseconds(self) -> Cost:
+        return self.latency.cost
+
+    @functools.cached_property
+    def latency(self) -> NetworkLatency:
+        """The latency table, opened; what it has not is measured."""
+        measuring = self._measuring
+        section, logger = measuring.section, measuring.logger
+        deepest = section.sensitivity.ratios[-1]
+        few = {g.name: narrowest(g.size, deepest, section.round_to) for g in measuring.groups}
+        latency = NetworkLatency(measuring.network, section.latency, few, self._table, logger)
+        self._resources.enter_context(latency)
+        logger.info(f"prune: the unpruned network takes {latency.before:.4g} ms: {latency.how}")
+        return latency
 
 
 class _Chooser:
     """From curves to widths, for one target on one network."""
 
-    def __init__(
-        self, target: MeasuredTarget, measuring: Measuring, table: Path, stack: ExitStack
-    ) -> None:
-        self._target = target
-        self._section: PruneSection = measuring.section
-        self._logger: logging.Logger = measuring.logger
+    def __init__(self, target: MeasuredTarget, measuring: Measuring, prices: _Prices) -> None:
+        self._target, self._prices = target, prices
+        self._logger, self._round_to = measuring.logger, measuring.section.round_to
         self._sizes = {group.name: group.size for group in measuring.network.graph.groups}
-        self._groups = measuring.groups
-        self._table = table
-        prices = _Prices(measuring, table, stack)
-        self._cost = target.cost(prices)
 
-    def require_reachable(self) -> None:
-        """Before hours of measuring: could the target be reached if nothing hurt?"""
-        deepest = self._section.sensitivity.ratios[-1]
-        harmless = {group.name: Curve((deepest,), (0.0,)) for group in self._groups}
-        self._target.require_reachable(harmless, self._sizes, self._cost, self._section.round_to)
+    def search(self, curves: Mapping[str, Curve]) -> Search:
+        """A search over these curves, with what widths cost by all that is known now."""
+        return Search(curves, self._sizes, self._target.cost(self._prices), self._round_to)
 
     def choose(self, curves: Mapping[str, Curve]) -> Decision:
         """Widths for these curves; says before what other targets would cost.
@@ -118,28 +134,27 @@ class _Chooser:
         Raises:
             OutOfReach: the curves do not hold that much.
         """
-        rows = feasibility(curves, self._sizes, self._cost, self._section.round_to)
+        search = self.search(curves)
+        rows = feasibility(search)
         for line in feasibility_table(rows, self._target.counted):
             self._logger.info(line)
-        if isinstance(self._cost, NetworkLatency):
-            decision = self._choose_measured(self._cost, curves)
+        if self._target.timed:
+            decision = self._choose_measured(curves)
         else:
-            decision = Decision(self._widths(curves))
+            decision = Decision(self._target.widths(search))
         self._say_if_missed(decision)
-        return replace(decision, feasibility=tuple(rows))
+        return replace(decision, feasibility=rows)
 
-    def _widths(self, curves: Mapping[str, Curve]) -> dict[str, int]:
-        return self._target.widths(curves, self._sizes, self._cost, self._section.round_to)
-
-    def _choose_measured(self, latency: NetworkLatency, curves: Mapping[str, Curve]) -> Decision:
+    def _choose_measured(self, curves: Mapping[str, Curve]) -> Decision:
         """Widths that are measured to keep a budget of milliseconds."""
+        latency = self._prices.latency
         tried: list[tuple[float, Decision]] = []
         for _ in range(_LATENCY_ROUNDS):
             try:
-                widths = self._widths(curves)
+                widths = self._target.widths(self.search(curves))
             except OutOfReach:
                 # What was measured says that the prediction had promised too much.
-                if not tried or min(distance for distance, _ in tried) > NEAR:
+                if not tried or min(missed for missed, _ in tried) > NEAR:
                     raise
                 break
             whole = {**self._sizes, **widths}
@@ -147,8 +162,8 @@ class _Chooser:
             self._logger.info(f"prune: {latency_line(timed)}")
             if any(widths == known.widths for _, known in tried):
                 break
-            decision = Decision(widths, latency=timed, latency_table=self._table)
-            tried.append((self._target.missed_by(timed.pruned), decision))
+            found = Decision(widths, latency=timed, latency_table=latency.path)
+            tried.append((self._target.missed_by(timed.pruned), found))
             if tried[-1][0] <= NEAR:
                 break
             latency.correct(whole)
@@ -158,37 +173,10 @@ class _Chooser:
         if decision.latency is not None:
             removed = decision.latency.pruned
         else:
-            whole = {**self._sizes, **decision.widths}
-            removed = 1 - self._cost(whole) / self._cost(self._sizes)
+            cost = self._target.cost(self._prices)
+            removed = 1 - cost({**self._sizes, **decision.widths}) / cost(self._sizes)
         if self._target.missed_by(removed) > NEAR:
             self._logger.warning(
                 f"prune: {self._target.key} is {self._target.value:g}; the nearest that these "
                 f"layers allow is {removed:.3f}"
             )
-
-
-class _Prices:
-    """What widths of the run's network cost."""
-
-    def __init__(self, measuring: Measuring, table: Path, stack: ExitStack) -> None:
-        self._measuring, self._table, self._stack = measuring, table, stack
-        self._network: Network = measuring.network
-
-    def flops(self) -> Cost:
-        network = self._network
-        return lambda widths: network.costs.flops(surgery.shapes_after(network.graph, widths))
-
-    def params(self) -> Cost:
-        network = self._network
-        return lambda widths: network.costs.params(surgery.shapes_after(network.graph, widths))
-
-    def milliseconds(self) -> Cost:
-        """Open the latency table and measure what it has not."""
-        measuring = self._measuring
-        section, logger = measuring.section, measuring.logger
-        deepest = section.sensitivity.ratios[-1]
-        few = {g.name: narrowest(g.size, deepest, section.round_to) for g in measuring.groups}
-        latency = NetworkLatency(self._network, section.latency, few, self._table, logger)
-        self._stack.enter_context(latency)
-        logger.info(f"prune: the unpruned network takes {latency.before:.4g} ms: {latency.how}")
-        return latency

@@ -13,8 +13,10 @@ from typing import ClassVar, Protocol
 
 from ..graph.groups import ChannelGroup
 from ..section import PruneSection
-from .budget import Cost, Curve, widths_by_budget, widths_by_max_loss
+from .budget import widths_by_budget, widths_by_max_loss
+from .costs import Cost
 from .rounding import width_for_ratio
+from .search import Search
 from .uniform import ratio_of
 
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
@@ -48,10 +50,12 @@ class Depth:
 
 @dataclass(frozen=True)
 class Target:
-    """``key`` is its name in the section, ``counted`` what it counts, in words."""
+    """``key`` is its name in the section, ``counted`` what it counts, in words; ``timed`` whether
+    that is only predicted, so that what is chosen has to be measured."""
 
     key: ClassVar[str]
     counted: ClassVar[str] = FLOPS
+    timed: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,9 @@ class MeasuredTarget(Target, ABC):
             stop_loss: ``Prune.sensitivity.stop_loss``, None where the user leaves it to the target.
         """
 
-    def require_reachable(
-        self, deepest: Mapping[str, Curve], sizes: Mapping[str, int], cost: Cost, round_to: int
-    ) -> None:
-        """Raise :class:`~.budget.OutOfReach` where even the deepest cuts would not do; asked
-        before hours of measuring."""
-
     @abstractmethod
-    def widths(
-        self, curves: Mapping[str, Curve], sizes: Mapping[str, int], cost: Cost, round_to: int
-    ) -> dict[str, int]:
-        """Group name → channels kept, for measured curves.
+    def widths(self, search: Search) -> dict[str, int]:
+        """Group name → channels kept, for the curves that the search is about.
 
         Raises:
             OutOfReach: the curves, as far as they were measured, do not hold that much.
@@ -117,10 +113,8 @@ class MaxLoss(MeasuredTarget):
     def depths(self, stop_loss: float | None) -> tuple[Depth, ...]:
         return (Depth(self.value, curve=False),)
 
-    def widths(
-        self, curves: Mapping[str, Curve], sizes: Mapping[str, int], cost: Cost, round_to: int
-    ) -> dict[str, int]:
-        return widths_by_max_loss(curves, sizes, self.value, round_to)
+    def widths(self, search: Search) -> dict[str, int]:
+        return widths_by_max_loss(search.curves, search.sizes, self.value, search.round_to)
 
 
 @dataclass(frozen=True)
@@ -131,15 +125,8 @@ class Budget(MeasuredTarget):
         bounds = _STOP_LOSSES if stop_loss is None else (stop_loss,)
         return tuple(Depth(bound, curve=True) for bound in bounds)
 
-    def require_reachable(
-        self, deepest: Mapping[str, Curve], sizes: Mapping[str, int], cost: Cost, round_to: int
-    ) -> None:
-        self.widths(deepest, sizes, cost, round_to)
-
-    def widths(
-        self, curves: Mapping[str, Curve], sizes: Mapping[str, int], cost: Cost, round_to: int
-    ) -> dict[str, int]:
-        return widths_by_budget(curves, sizes, cost, self.value, round_to, self.key)
+    def widths(self, search: Search) -> dict[str, int]:
+        return widths_by_budget(search, self.value, self.key)
 
     def missed_by(self, removed: float) -> float:
         return abs(removed - self.value)
@@ -169,6 +156,7 @@ class PrunedLatency(Budget):
 
     key: ClassVar[str] = "pruned_latency"
     counted: ClassVar[str] = LATENCY
+    timed: ClassVar[bool] = True
 
     def cost(self, prices: Prices) -> Cost:
         return prices.milliseconds()
