@@ -33,7 +33,7 @@ from ppocr_prune_plugin.export.inputs import candidates
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.hooks.adapters.state import set_plan
 from ppocr_prune_plugin.hooks.patches import export as patch
-from ppocr_prune_plugin.latency.write import deployed
+from ppocr_prune_plugin.latency.write import inference_copy
 from ppocr_prune_plugin.network import fused_layers, inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import Change, PruningPlan
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
@@ -107,7 +107,7 @@ def detector_of(weights: Path, ratio: float, folder: Path) -> Detector:
         surgery.prune(model, network.graph, make_plan(network, widths, Ranker("l1")))
     reference = Reference(lambda arrays: run_once(model, arrays), inputs)
     largest = max(float(run_once(model, arrays)[0].max()) for arrays in reference.inputs)
-    twin = deployed(model)
+    twin = inference_copy(model)
     program = trace(twin, inputs, training=False)
     used = [
         op.inputs[1].parameter

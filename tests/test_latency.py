@@ -30,7 +30,7 @@ from ppocr_prune_plugin.latency.layers import build as build_layer
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.latency.operations import operations_of
 from ppocr_prune_plugin.latency.timer import NoAnswer, Timer
-from ppocr_prune_plugin.latency.write import deployed
+from ppocr_prune_plugin.latency.write import inference_copy
 from ppocr_prune_plugin.network import fused_layers, inspect
 from ppocr_prune_plugin.plan import GroupPlan, load_plan
 from ppocr_prune_plugin.ratios.budget import OutOfReach, widths_by_budget
@@ -92,14 +92,14 @@ def test_operations_of_a_pruned_network_are_those_foretold(
     graph = detector(name).graph
     model = build(name)
     fused = fused_layers(model)
-    whole = operations_of(trace(deployed(model), INPUTS, training=False), graph, fused)
+    whole = operations_of(trace(inference_copy(model), INPUTS, training=False), graph, fused)
     random = np.random.default_rng(0)
     widths = {g.name: int(random.integers(max(1, g.size // 3), g.size)) for g in graph.groups}
     plans = [GroupPlan(g.name, g.size, tuple(range(widths[g.name])), 0) for g in graph.groups]
     plans = [GroupPlan(p.name, p.channels, p.kept, len(p.kept or ())) for p in plans]
     surgery.prune(model, graph, plans)
     cut_graph = find_groups(trace(model, INPUTS, training=True))
-    cut = operations_of(trace(deployed(model), INPUTS, training=False), cut_graph, fused)
+    cut = operations_of(trace(inference_copy(model), INPUTS, training=False), cut_graph, fused)
     sizes = {group.name: group.size for group in cut_graph.groups}
     assert [(op.key, op.widths(widths)) for op in whole] == [
         (op.key, op.widths(sizes)) for op in cut
@@ -117,7 +117,7 @@ def test_the_model_is_not_touched_by_an_export(tree: Path) -> None:
     use_tree(tree)
     model = build("lcnetv3_4_branches_rsefpn")
     before = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    twin = deployed(model)
+    twin = inference_copy(model)
     assert fused_layers(model) and not fused_layers(twin)
     assert model.training and not twin.training
     after = {name: tensor.numpy() for name, tensor in model.state_dict().items()}

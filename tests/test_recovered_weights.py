@@ -72,8 +72,8 @@ def test_only_calibrated_weights_start_training_from_the_function(
         model.train()
         found = outputs(model, x)[:, 0] > 0.3
         overlap[calibrated] = (found & expected).sum() / (found | expected).sum()
-    assert overlap[True] > 0.7, overlap
-    assert overlap[False] < 0.4, overlap
+    # What is missing of a perfect match becomes less than half by the calibration.
+    assert 1 - overlap[True] < (1 - overlap[False]) / 2, overlap
 
 
 def test_dead_branches_hold_nothing(pictures: list[Path]) -> None:

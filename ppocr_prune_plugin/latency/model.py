@@ -38,7 +38,7 @@ from .layers import build
 from .operations import Operation, operations_of
 from .table import open_table
 from .timer import NoAnswer, Timer
-from .write import deployed
+from .write import inference_copy
 
 _WEIGHTED = ("conv", "depthwise", "linear")
 # An operation that takes less than this share of the network is measured at its ends only.
@@ -101,7 +101,7 @@ class NetworkLatency:
         self._network, self._logger = network, logger
         self._inputs = measured_inputs(network.inputs, options)
         self._sizes = {group.name: group.size for group in network.graph.groups}
-        twin = deployed(network.model)
+        twin = inference_copy(network.model)
         operations = operations_of(
             trace(twin, self._inputs, training=False), network.graph, fused_layers(network.model)
         )
@@ -272,7 +272,7 @@ class NetworkLatency:
         ]
         undo = surgery.prune(network.model, network.graph, plans)
         try:
-            twin = deployed(network.model)
+            twin = inference_copy(network.model)
         finally:
             surgery.restore(network.model, undo)
         return self._timer.exported(twin, self._inputs)

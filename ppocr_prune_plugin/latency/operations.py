@@ -1,4 +1,4 @@
-"""What a deployed network computes, each operation with its size as a function of the widths.
+"""What a network computes in inference mode, each operation with its size as a function of widths.
 
 Channels of a value are found as the groups are: the rules label every value with the parameter
 channels behind it, so that concatenations, residual sums and squeeze-and-excite blocks follow.
@@ -55,10 +55,10 @@ def _text(value: Any) -> str:
 def operations_of(
     program: Program, graph: ChannelGraph, fused: Sequence[str] = ()
 ) -> list[Operation]:
-    """The operations of a deployed network, in order.
+    """The operations of a network in inference mode, in order.
 
     Args:
-        program: the network as it is deployed, traced in evaluation mode.
+        program: the network in inference mode, traced.
         graph: channel groups of the network as it trains; parameters are matched by name.
         fused: layers whose parallel convolutions are one here. Its parameters are matched, by
             shape, with those that it was made from.
@@ -249,7 +249,7 @@ class _Reader:
 
 
 def _sources(program: Program, graph: ChannelGraph, fused: Sequence[str]) -> dict[str, str]:
-    """Parameter of the deployed network → that of the training network with its channels."""
+    """Parameter in inference mode → that of the training network which has its channels."""
     found = {}
     for name, shape in program.parameter_shapes.items():
         if name in graph.shapes:

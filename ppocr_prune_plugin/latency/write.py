@@ -14,7 +14,7 @@ from ..errors import PruneError
 from ..network import can_be_fused
 
 
-def deployed(model: paddle.nn.Layer) -> paddle.nn.Layer:
+def inference_copy(model: paddle.nn.Layer) -> paddle.nn.Layer:
     """A copy in evaluation mode, its parallel convolutions fused as an export fuses them
     (``rep()``); the model itself is not touched."""
     twin = copy.deepcopy(model)

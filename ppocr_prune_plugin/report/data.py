@@ -72,8 +72,8 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class KeptWhole:
-    """Channels that were left alone, and why; ``channels`` counts those that this is about."""
+class FrozenChannels:
+    """Channels that no plan may remove, and why; ``channels`` counts those that this is about."""
 
     name: str
     channels: int
@@ -106,7 +106,7 @@ class Report:
     images: int | None = None
     spread: tuple[float, float] | None = None
     latency: Latency | None = None
-    kept_whole: tuple[KeptWhole, ...] = ()
+    frozen: tuple[FrozenChannels, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
     feasibility: tuple[tuple[float, float | None], ...] = ()
     feasibility_of: str = "FLOPs"
@@ -195,9 +195,9 @@ def _read(content: Mapping[str, Any]) -> Report:
         images=None if content["images"] is None else int(content["images"]),
         spread=_pair(content.get("spread")),
         latency=_latency(content.get("latency")),
-        kept_whole=tuple(
-            KeptWhole(_text(item, "name"), int(item["channels"]), _text(item, "reason"))
-            for item in content["kept_whole"]
+        frozen=tuple(
+            FrozenChannels(_text(item, "name"), int(item["channels"]), _text(item, "reason"))
+            for item in content["frozen"]
         ),
         unknown={str(name): int(count) for name, count in content["unknown"].items()},
         feasibility=tuple(
