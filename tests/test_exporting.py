@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import struct
 import sys
 import types
@@ -320,8 +321,14 @@ def test_a_wrong_export_ends_the_export_and_not_the_training(
         assert capsys.readouterr().err.count(said) == 1
     assert not (tmp_path / "bad" / "inference.json").exists()
     assert not (tmp_path / "bad" / "inference.pdiparams").exists()
-    aside = ExportedModel(tmp_path / "bad" / "inference.wrong")
+    aside = ExportedModel(tmp_path / "bad" / "wrong_inference")
     assert aside.run([[np.zeros(SIZE, "float32")]])[0][0].shape == (1, 4, 8, 8)
+    # What lies beside it is not taken for a part of the next one.
+    for suffix in (".json", ".pdiparams"):
+        shutil.copy(f"{aside.prefix}{suffix}", tmp_path / "bad" / f"inference.other{suffix}")
+    caplog.clear()
+    assert export(tmp_path / "bad") == "exported"
+    assert "all of its 2 weights are the same" in caplog.text
 
 
 def test_no_trouble_of_the_check_ends_a_training(
