@@ -45,12 +45,16 @@ class CostModel:
         """Number of parameters in inference mode."""
         return sum(prod(self.shape(name, shapes)) for name in self.parameters)
 
-    def shape(self, name: str, shapes: Shapes) -> Sequence[int]:
+    def shape(self, name: str, shapes: Shapes) -> list[int]:
         """Shape of a parameter of inference mode where the training network has these shapes."""
-        axes = self.axes.get(name)
-        if axes is None:
-            return shapes[name]
-        return [item if isinstance(item, int) else shapes[item[0]][item[1]] for item in axes]
+        return [
+            source if isinstance(source, int) else shapes[source[0]][source[1]]
+            for source in self.origins(name, shapes)
+        ]
+
+    def origins(self, name: str, shapes: Shapes) -> Axes:
+        """Where the lengths of the axes of a parameter of inference mode come from."""
+        return self.axes.get(name) or tuple((name, axis) for axis in range(len(shapes[name])))
 
 
 def cost_model(model: paddle.nn.Layer, inputs: Sequence[object], graph: ChannelGraph) -> CostModel:

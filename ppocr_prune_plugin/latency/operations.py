@@ -17,6 +17,7 @@ from ..graph.flow import NEUTRAL, ChannelFlow
 from ..graph.groups import ChannelGraph, follow_channels
 from ..graph.inference_mode import Axes
 from ..graph.trace import Op, Program, Value
+from ..ratios.costs import Size, Widths
 
 # What an inference engine computes together with the convolution before it.
 _FUSED_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "hardswish", "swish", "sigmoid", "gelu")
@@ -24,19 +25,6 @@ _UNARY = (*_FUSED_ACTIVATIONS, "hardsigmoid", "silu", "tanh", "scale", "softmax"
 _BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 _CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose")
-
-Widths = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Size:
-    """A number of channels: ``fixed`` and, for each of some groups, so many per channel kept."""
-
-    fixed: int
-    parts: tuple[tuple[str, int], ...] = ()
-
-    def __call__(self, widths: Widths) -> int:
-        return self.fixed + sum(count * widths[name] for name, count in self.parts)
 
 
 @dataclass(frozen=True)
