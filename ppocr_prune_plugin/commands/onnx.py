@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=14,
         metavar="N",
-        help="ONNX operator set (default: %(default)s)",
+        help="operator set (default: %(default)s)",
     )
 
 

@@ -19,7 +19,7 @@ import yaml
 from ..errors import PruneError
 from ..files import replacing
 from .program_file import load_program
-from .versions import retag
+from .versions import reads_wide_tags, retag
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +56,8 @@ def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, i
         PruneError: packages or files are missing, or the conversion fails or computes something
             else; nothing is written then.
     """
+    import paddle
+
     require_packages()
     prefix = find_model(folder)
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-onnx-") as temporary:
@@ -66,10 +68,11 @@ def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, i
             if retag(program, wide=False):
                 source = work / "model"
                 program.save(source)
+        readable = prefix if reads_wide_tags(paddle.__version__) else source
         written = work / "model.onnx"
         _run_converter(source, written, opset)
         characters = _add_metadata(written, folder)
-        difference, shapes = _compare(prefix, written, sizes)
+        difference, shapes = _compare(readable, written, sizes)
         if not difference <= TOLERANCE:
             raise PruneError(
                 f"{target}: ONNX Runtime gives another result than Paddle: they differ by "

@@ -33,16 +33,26 @@ def convert(source: Path, target: Path, paddle_version: str) -> int:
     Raises:
         PruneError: the version is none that this is known for, or the program cannot be read.
     """
-    release = re.match(r"(\d+)\.(\d+)", paddle_version)
-    if release is None or not (3, 0) <= (int(release[1]), int(release[2])) < (3, 4):
+    release = _release(paddle_version)
+    if not (3, 0) <= release < (3, 4):
         raise PruneError(
             f'--paddle is "{paddle_version}"; exports can be written for Paddle 3.0 to 3.3, such '
             "as --paddle 3.2.2."
         )
     program = load_program(source)
-    changed = retag(program, (int(release[1]), int(release[2])) >= _SINCE)
+    changed = retag(program, release >= _SINCE)
     program.save(target)
     return changed
+
+
+def reads_wide_tags(paddle_version: str) -> bool:
+    """Whether a release of Paddle writes and reads 64-bit scales."""
+    return _release(paddle_version) >= _SINCE
+
+
+def _release(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)
 
 
 def retag(program: ProgramFile, wide: bool) -> int:
