@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import paddle
-
 from . import surgery
 from .criteria import Arrays, Context, Ranker
 from .errors import PruneError
@@ -22,6 +20,7 @@ from .network import Network, apply_checked, make_plan
 from .plan import PruningPlan, load_plan
 from .ratios.budget import NEAR, Curve, widths_by_budget, widths_by_max_loss
 from .ratios.feasibility import feasibility
+from .ratios.nearest import Value, Widths, prunes_nothing
 from .ratios.rounding import narrowest, width_for_ratio
 from .ratios.uniform import ratio_of
 from .recovery.batch_norm import BatchNormRecalibration, load_statistics, save_statistics
@@ -81,19 +80,16 @@ class PruningRun:
     def _analyses(self) -> bool:
         return self.widths is None and self.section.target[0] != "ratio"
 
-    def run(self, optimizer: paddle.optimizer.Optimizer | None = None) -> PruningPlan:
+    def run(self) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` the model is left as it is.
-
-        Args:
-            optimizer: its accumulators are cut along.
 
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
         """
         if self.team.rank != 0:
-            return self._follow(optimizer)
+            return self._follow()
         try:
-            plan = self._lead(optimizer)
+            plan = self._lead()
         except BaseException:
             self.team.post(FAILED)
             raise
@@ -111,7 +107,7 @@ class PruningRun:
         ranker.prepare(Context(network.model, network.inputs, groups, self.gradients))
         return ranker
 
-    def _follow(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
+    def _follow(self) -> PruningPlan:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network, section = self.network, self.section
         groups = network.prunable(section, self.source)
@@ -122,7 +118,7 @@ class PruningRun:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self.folder / "plan.prune.json")
         if not section.dry_run:
-            apply_checked(network, plan, optimizer)
+            apply_checked(network, plan)
             load_statistics(network.model, self._statistics_path())
         return plan
 
@@ -130,7 +126,7 @@ class PruningRun:
         assert self.team.folder is not None
         return self.team.folder / "statistics.npz"
 
-    def _lead(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
+    def _lead(self) -> PruningPlan:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_kept_whole()
@@ -140,18 +136,24 @@ class PruningRun:
         widths: Mapping[str, int]
         if not self._analyses:
             decided = self.widths
-            widths = _widths_by_ratio(groups, section) if decided is None else decided
+            if decided is None:
+                assert section.ratio is not None
+                decided = _widths_by_ratio(groups, section.ratio, section.round_to)
+                self._require_pruning(decided, functools.partial(_widths_by_ratio, groups))
+            widths = decided
             if evaluation is not None:
                 baseline, noise = evaluation.baseline(), spread(evaluation)
         else:
             file = self._measured_baseline(groups)
             baseline, noise = file.baseline, file.spread
             widths = self._widths_by_curves(groups, file, recalibration)
+            curves = {group.name: file.curve(group.name) for group in groups}
+            self._require_pruning(widths, functools.partial(self._widths_for, curves))
         plan = make_plan(network, widths, self._ranker)
         plan.save(self.folder / "plan.prune.json")
         for line in plan_table(groups, plan, _predicted_losses(groups, widths, file)):
             self.logger.info(line)
-        undo = apply_checked(network, plan, None if section.dry_run else optimizer)
+        undo = apply_checked(network, plan)
         recalibration.apply(network.graph, plan.groups, undo)
         if self.team.size > 1:
             save_statistics(network.model, self._statistics_path())
@@ -178,6 +180,27 @@ class PruningRun:
         if section.dry_run:
             surgery.restore(network.model, undo)
         return plan
+
+    def _require_pruning(self, chosen: Mapping[str, int], widths: Widths) -> None:
+        """Refuse a target that prunes nothing; a dry run only says so."""
+        section = self.section
+        sizes = {group.name: group.size for group in self.network.graph.groups}
+        if any(width < sizes[name] for name, width in chosen.items()):
+            return
+        error = prunes_nothing(widths, sizes, *section.target, section.round_to)
+        if not section.dry_run:
+            raise PruneError(f"{self.source}: {error}")
+        self.logger.warning(f"prune: {error}")
+
+    def _widths_for(
+        self, curves: Mapping[str, Curve], value: float, round_to: int
+    ) -> dict[str, int]:
+        """What the measured curves say of another value of the target."""
+        sizes = {group.name: group.size for group in self.network.graph.groups}
+        key = self.section.target[0]
+        if key == "max_loss":
+            return widths_by_max_loss(curves, sizes, value, round_to)
+        return widths_by_budget(curves, sizes, self._cost, value, round_to, key)
 
     def _log_kept_whole(self) -> None:
         if self.network.unseen:
@@ -367,10 +390,9 @@ class PruningRun:
             self.logger.info(line)
 
 
-def _widths_by_ratio(groups: Sequence[ChannelGroup], section: PruneSection) -> dict[str, int]:
-    assert section.ratio is not None
+def _widths_by_ratio(groups: Sequence[ChannelGroup], ratio: Value, round_to: int) -> dict[str, int]:
     return {
-        group.name: width_for_ratio(group.size, ratio_of(group, section.ratio), section.round_to)
+        group.name: width_for_ratio(group.size, ratio_of(group, ratio), round_to)
         for group in groups
     }
 
