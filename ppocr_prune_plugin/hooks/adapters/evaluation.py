@@ -174,7 +174,10 @@ class _EveryBatch:
 @contextmanager
 def _without_bars(program: ModuleType) -> Iterator[None]:
     """One bar for the analysis is enough; PaddleOCR draws another in every evaluation."""
-    original = program.tqdm
+    original = getattr(program, "tqdm", None)
+    if original is None:
+        yield
+        return
     program.tqdm = functools.partial(original, disable=True)  # type: ignore[attr-defined]
     try:
         yield

@@ -27,7 +27,7 @@ from ..adapters.networks import Networks
 from ..adapters.ranks import gather
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, Part, arguments_of, combined, families, parts_of
-from ..adapters.tree import tree_version
+from ..release import release_of
 from . import config as config_hook
 from .weights import remember_parts
 
@@ -44,9 +44,7 @@ _NO_HOLDERS = frozenset(
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap ``train``; the config hook reports a tree without it."""
-    if not hasattr(module, "train"):
-        return
+    """Wrap ``train``."""
     module.train = _wrap_train(module.train, module)  # type: ignore[attr-defined]
 
 
@@ -208,7 +206,7 @@ def _gradients(
 
 def _versions(program: ModuleType) -> dict[str, str]:
     tree = Path(program.__file__ or ".").resolve().parent.parent
-    return {"PaddleOCR": tree_version(tree) or "version not stated"}
+    return {"PaddleOCR": str(release_of(tree))}
 
 
 def _require_unpruned(parts: Sequence[Part], settings: Mapping[str, Any]) -> None:

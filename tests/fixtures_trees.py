@@ -1,7 +1,8 @@
-"""PaddleOCR's tools of today over the networks of release 2.10, both from PyPI.
+"""PaddleOCR trees that are put together for tests.
 
-The sdist of ``paddleocr`` 3.7.0 has ``tools/`` and ``ppocr/{data,postprocess,utils}``, and no
-networks; ``unstructured-paddleocr`` has those of 2.10.
+Today's tools are laid over the networks of release 2.10, both from PyPI: the sdist of ``paddleocr``
+3.7.0 has ``tools/`` and ``ppocr/{data,postprocess,utils}`` and no networks;
+``unstructured-paddleocr`` has those.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -65,4 +67,20 @@ def today_tree(tree: Path, today_sdist: Path, tmp_path_factory: pytest.TempPathF
     )
     with open(made / "ppocr" / "optimizer" / "__init__.py", "a", encoding="utf-8") as file:
         file.write(_THIRD)
+    return made
+
+
+def changed_tree(tree: Path, made: Path, file: str, changes: Mapping[str, str]) -> Path:
+    """A tree at ``made`` in which one file says something else; what lies elsewhere are links."""
+    for folder in ("tools", "ppocr/utils"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(tree / folder, made / folder, ignore=ignored)
+    for item in (tree / "ppocr").iterdir():
+        if item.name not in ("utils", "__pycache__"):
+            (made / "ppocr" / item.name).symlink_to(item)
+    text = (made / file).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (made / file).write_text(text, encoding="utf-8")
     return made
