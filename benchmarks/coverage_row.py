@@ -129,7 +129,7 @@ class Row:
             widths = {g.name: width_for_ratio(g.size, ratio, 1) for g in groups}
             plan = make_plan(network, widths, Ranker("l1"))
             optimizer = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
-            apply_checked(network, plan, optimizer)
+            apply_checked(network, plan)
             set_plan(model, plan)
             self.result[share] = plan.flops.pruned
         with self.stage(f"a training step at {share}"):

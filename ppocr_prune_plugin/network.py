@@ -125,9 +125,7 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
     )
 
 
-def apply_checked(
-    network: Network, plan: PruningPlan, optimizer: paddle.optimizer.Optimizer | None = None
-) -> surgery.Undo:
+def apply_checked(network: Network, plan: PruningPlan) -> surgery.Undo:
     """Prune the live model and run it: as it is deployed, same outputs in shape and finite
     numbers, before ``rep()`` as after it; as it trains, without an error.
 
@@ -135,7 +133,7 @@ def apply_checked(
         PruneError: the plan does not fit, or the pruned model does not run; it is put back.
     """
     before = run_once(network.model, network.inputs)
-    undo = surgery.prune(network.model, network.graph, plan, optimizer)
+    undo = surgery.prune(network.model, network.graph, plan)
     try:
         after = run_once(network.model, network.inputs)
         problem = _difference(before, after)

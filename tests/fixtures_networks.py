@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +15,13 @@ import paddle
 import pytest
 from architectures import DETECTORS
 
+from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.graph.groups import ChannelGraph, find_groups
 from ppocr_prune_plugin.graph.rep_sizes import follow_rep
 from ppocr_prune_plugin.graph.trace import Program, trace
+from ppocr_prune_plugin.holders import Holders
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
+from ppocr_prune_plugin.plan import GroupPlan
 
 INPUTS = [([1, 3, 32, 64], "float32")]
 
@@ -106,6 +109,16 @@ def calibrate(model: paddle.nn.Layer, *inputs: paddle.Tensor) -> None:
         model(*inputs)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer._momentum = momentum
+
+
+def prune_along(
+    model: paddle.nn.Layer, graph: ChannelGraph, plans: Sequence[GroupPlan], optimizer: Any
+) -> surgery.Undo:
+    """Prune a model, and cut along what its optimizer holds."""
+    holders = Holders(model, {"optimizer": optimizer})
+    undo = surgery.prune(model, graph, plans)
+    holders.cut(surgery.kept_masks(graph, plans))
+    return undo
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import RunTool
+from fixtures_trees import changed_tree
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels
 from ppocr_prune_plugin.hooks.patches.config import add_option_parents, current_section
-from ppocr_prune_plugin.hooks.points import check_hook_points
+from ppocr_prune_plugin.hooks.points import check_tree
 
 # A detector's config up to its data, which is not there: a run that is not stopped by its section
 # stops at the missing label file, with PaddleOCR's own message.
@@ -114,37 +115,62 @@ def test_export_has_the_option_prune_plan(run_tool: RunTool, tree: Path, work: P
 
 
 @pytest.mark.parametrize(
-    ("folder", "old", "new", "missing"),
+    ("file", "changes", "missing"),
     [
-        # Where the tools call a function by its name in a module …
-        ("tools", "def eval(", "def evaluate(", "tools.program.eval"),
-        # … where they import it, so that tools and function are renamed alike …
-        ("", "load_model", "load_weights", "ppocr.utils.save_load.load_model"),
-        # … and where the hook of the config itself has nothing to hook into.
-        ("", "merge_config", "merge_options", "tools.program.merge_config"),
+        # A function that the tools import by its name, …
+        (
+            "ppocr/utils/save_load.py",
+            {"def load_model(config, model,": "def load_model(config, net,"},
+            "the parameter model of ppocr.utils.save_load.load_model",
+        ),
+        # … and one without which no section would be seen.
+        (
+            "tools/program.py",
+            {"def merge_config(config, opts):": "def merge_config(config, o):\n    opts = o"},
+            "the parameter opts of tools.program.merge_config",
+        ),
     ],
 )
-def test_a_tree_without_a_hook_point(
-    run_tool: RunTool, tree: Path, work: Path, folder: str, old: str, new: str, missing: str
+def test_a_tree_that_does_not_fit(
+    run_tool: RunTool,
+    tree: Path,
+    work: Path,
+    file: str,
+    changes: Mapping[str, str],
+    missing: str,
 ) -> None:
-    copy = work / "tree"
-    for name in ("tools", "ppocr"):
-        shutil.copytree(tree / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (copy / folder).rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        if old in text:
-            file.write_text(text.replace(old, new), encoding="utf-8")
-    assert [str(point) for point in check_hook_points(copy) if not point.found] == [missing]
+    """An error for who prunes or has pruned weights, nothing for anybody else."""
+    copy = changed_tree(tree, work / "tree", file, changes)
+    assert [check.lacks for check in check_tree(copy) if not check.fits] == [missing]
 
     tool = copy / "tools" / "eval.py"
-    refused = run_tool([tool, "-c", with_section(work, "{ratio: 0.3}")], work)
-    assert refused.returncode == 2
-    assert refused.stderr.count("ppocr-prune: error:") == 1
-    assert f"lacks what pruning hooks into: {missing}." in refused.stderr
-    # Without a section the tree works as well as it did: up to its missing data.
+    (work / "pruned.prune.json").write_text("{}")
+    for arguments in (
+        ["-c", with_section(work, "{ratio: 0.3}")],
+        ["-c", "stock.yml", "-o", f"Global.checkpoints={work / 'pruned'}"],
+    ):
+        refused = run_tool([tool, *arguments], work)
+        assert refused.returncode == 2
+        assert refused.stderr.count("ppocr-prune: error:") == 1
+        assert f"{copy} lacks what pruning hooks into: {missing}." in refused.stderr
+    # Without either the tree works as well as it did: up to its missing data.
     stock = run_tool([tool, "-c", "stock.yml"], work)
     assert "ppocr-prune" not in stock.stderr
     assert NO_DATA in stock.stdout + stock.stderr
+
+
+def test_what_a_tree_lacks_is_read_off_its_source(tree: Path, today_tree: Path, work: Path) -> None:
+    for fitting in (tree, today_tree):
+        assert not [check.lacks for check in check_tree(fitting) if not check.fits]
+    (today,) = (c for c in check_tree(today_tree) if str(c.point) == "tools.program.train")
+    assert today.parameters is not None and {"ema", "wd_scheduler"} <= set(today.parameters)
+    copy = changed_tree(tree, work / "a", "tools/program.py", {"def eval(": "def evaluate("})
+    assert [c.lacks for c in check_tree(copy) if not c.fits] == ["tools.program.eval"]
+    # Where the function of an export is neither in its newer place nor in the older one.
+    file = "ppocr/utils/export_model.py"
+    copy = changed_tree(tree, work / "b", file, {"def export_single_model(": "def single("})
+    lacking = ["ppocr.utils.export_model.export_single_model"]
+    assert [c.lacks for c in check_tree(copy) if not c.fits] == lacking
 
 
 def test_options_below_something_that_is_no_section() -> None:

@@ -9,7 +9,16 @@ import numpy as np
 import paddle
 import pytest
 from architectures import DETECTORS
-from fixtures_networks import Detector, arrays_of, build, calibrate, picture, tensors_of, zeroed
+from fixtures_networks import (
+    Detector,
+    arrays_of,
+    build,
+    calibrate,
+    picture,
+    prune_along,
+    tensors_of,
+    zeroed,
+)
 from zero_reasons import why_not_zero
 
 from ppocr_prune_plugin import surgery
@@ -185,7 +194,7 @@ def test_all_groups_at_once(fresh: GetDetector, name: str) -> None:
 
     plans = any_width(graph.groups, seed=3)
     widths = {plan.name: plan.kept_channels for plan in plans}
-    surgery.prune(model, graph, plans, adam)
+    prune_along(model, graph, plans, adam)
 
     shapes = shapes_of(model)
     assert shapes == surgery.shapes_after(graph, widths)
@@ -227,7 +236,7 @@ def test_a_loaded_optimizer_state_is_cut_before_its_first_step(fresh: GetDetecto
     later = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
     later.set_state_dict(state)
     plans = [half(group) for group in graph.groups]
-    surgery.prune(model, graph, plans, later)
+    prune_along(model, graph, plans, later)
     with paddle.utils.unique_name.guard():  # names start anew, as in another process
         train_step(model, later)
     moments = {key: tuple(v.shape) for key, v in later.state_dict().items() if "moment" in key}
@@ -248,7 +257,7 @@ def test_half_precision_states_are_cut() -> None:
     block = paddle.base.framework.default_main_program().global_block()
     adam._create_accumulators(block, model.parameters())
     whole = {name: master.numpy() for name, master in adam._master_weights.items()}
-    undo = surgery.prune(model, graph, [GroupPlan("0", 6, (1, 4), 2)], adam)
+    undo = prune_along(model, graph, [GroupPlan("0", 6, (1, 4), 2)], adam)
     for weight, axis in ((model[0].weight, 1), (model[2].weight, 0)):
         master = adam._master_weights[weight.name]
         kept = np.take(whole[weight.name], [1, 4], axis)

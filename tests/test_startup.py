@@ -137,7 +137,8 @@ FINDER_SCRIPT = """\
 import sys
 sys.path.insert(0, {folder!r})
 from ppocr_prune_plugin.hooks import finder
-finder.install({{"victim": ("hook:patch", "hook:broken")}})
+from ppocr_prune_plugin.hooks.points import Point
+finder.install([Point("victim", "value", patch=f"hook:{{name}}") for name in ("patch", "broken")])
 import inspect, victim
 from victim import value
 print(value, type(victim.__loader__).__name__, victim.__spec__.loader is victim.__loader__)
@@ -181,3 +182,42 @@ def test_a_failing_hook_stops_only_runs_that_prune(
     else:
         assert result.stderr.count("ppocr-prune: error:") == 1
         assert "hook:broken (AttributeError:" in result.stderr
+
+
+UNFIT = """\
+import logging, sys
+sys.path.insert(0, {folder!r})
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s %(message)s")
+from ppocr_prune_plugin.hooks import finder
+from ppocr_prune_plugin.hooks.points import Point
+finder.install([
+    Point("victim", "load", "model path", patch="hook:patch"),
+    Point("victim", "save", patch="hook:patch"),
+])
+import victim
+print(victim.save(1), victim.load("net", "plain"), victim.load.__name__)
+victim.load("net", {{"Global": {{"checkpoints": sys.argv[1]}}}})
+print("loaded")
+"""
+
+
+def test_functions_of_another_signature_are_left_alone_until_it_matters(
+    run_tool: RunTool, tmp_path: Path
+) -> None:
+    """Neither is wrapped, and a call that names pruned weights is an error."""
+    (tmp_path / "victim.py").write_text(
+        "def load(net, path):\n    return net\n\ndef save(model):\n    return model\n"
+    )
+    (tmp_path / "hook.py").write_text("raise SystemExit('imported although it does not fit')\n")
+    (tmp_path / "script.py").write_text(UNFIT.format(folder=str(tmp_path)))
+    for name in ("whole.pdparams", "pruned.pdparams", "pruned.prune.json"):
+        (tmp_path / name).touch()
+    for stated, code in (("whole", 0), ("whole.pdparams", 0), ("pruned.pdparams", 2)):
+        done = run_tool([tmp_path / "script.py", tmp_path / stated], tmp_path)
+        assert done.returncode == code, done.stderr
+        assert done.stdout.split("\n")[0] == "1 net load"
+        assert ("loaded" in done.stdout) == (code == 0)
+        lacks = f"{tmp_path} lacks what pruning hooks into: the parameter model of victim.load."
+        debug = [line for line in done.stderr.splitlines() if line.startswith("DEBUG ppocr_prune")]
+        assert len(debug) == 1 and lacks in debug[0]
+        assert done.stderr.count("ppocr-prune: error:") == (code == 2)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PruneError
+from ..release import TREE_PACKAGE
 
 if TYPE_CHECKING:
     import paddle
-
-TREE_PACKAGE = "unstructured_paddleocr"  # a complete PaddleOCR tree from PyPI
 
 
 def find_tree(start: Path | None = None) -> Path:
@@ -54,26 +51,6 @@ def require_tree(folder: Path) -> Path:
 def is_tree(folder: Path) -> bool:
     """Whether a folder holds PaddleOCR's ``tools/program.py`` and ``ppocr/``."""
     return (folder / "tools" / "program.py").is_file() and (folder / "ppocr").is_dir()
-
-
-def tree_version(tree: Path) -> str | None:
-    """The version that a tree states of itself, or None where it states none."""
-    if tree.name == TREE_PACKAGE:
-        try:
-            return metadata.version(TREE_PACKAGE)
-        except metadata.PackageNotFoundError:
-            return None
-    for name in ("paddleocr.py", "paddleocr/__init__.py", "setup.py"):
-        try:
-            text = (tree / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        stated = re.search(
-            r"""^\s*(?:VERSION|__version__|version)\s*=\s*["']([\d.]+)["']""", text, re.M
-        )
-        if stated:
-            return stated.group(1)
-    return None
 
 
 def use_tree(tree: Path) -> None:
