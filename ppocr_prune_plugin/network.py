@@ -16,9 +16,10 @@ from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.live import untrained
 from .graph.trace import is_spec, map_inputs
-from .plan import Change, GroupPlan, PruningPlan
+from .plan import GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
 from .section import PruneSection
+from .structure import Change
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,13 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
     """A plan with its costs."""
     graph, costs = network.graph, network.costs
     after = surgery.shapes_after(graph, {item.name: item.kept_channels for item in items})
-    return PruningPlan(
-        criterion,
-        tuple(items),
+    structure = surgery.structure_of(
+        graph,
+        after,
         Change(costs.flops(graph.shapes), costs.flops(after)),
         Change(costs.params(graph.shapes), costs.params(after)),
-        surgery.frame_of(graph, after),
     )
+    return PruningPlan(criterion, tuple(items), structure.flops, structure.params, {"": structure})
 
 
 def apply_checked(

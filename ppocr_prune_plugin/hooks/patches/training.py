@@ -48,7 +48,7 @@ def _wrap_train(original: Any, module: ModuleType) -> Any:
         call.apply_defaults()
         arguments = call.arguments
         with exiting_on_error():
-            section = config_hook.current_section(arguments["config"])
+            section = config_hook.current_section(arguments["config"], prunes=True)
             go_on = section is None or _prune(module, section, arguments)
         return original(*call.args, **call.kwargs) if go_on else None
 
