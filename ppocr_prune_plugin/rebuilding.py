@@ -91,8 +91,9 @@ def rebuild(
 def placed(names: Iterable[str], present: Collection[str]) -> dict[str, str]:
     """Which of the names that are present each name is.
 
-    Where it is not there itself, it is the shortest name that becomes it once all words that no
-    name has are left out: those of layers around it. Names that are nowhere are left out.
+    Where it is not there itself, it is the shortest name that becomes it once all words but the
+    first that no name has are left out: those of layers around it. Names that are nowhere are left
+    out.
     """
     names = list(names)
     own = set(names)
@@ -111,7 +112,10 @@ def placed(names: Iterable[str], present: Collection[str]) -> dict[str, str]:
 
 
 def _without_others(name: str, words: Collection[str]) -> str:
-    return ".".join(word for word in name.split(".") if word in words)
+    """A name without the words of layers that were put around others; another network's names,
+    below one of its own, stay what they are."""
+    first, *rest = name.split(".")
+    return ".".join([first, *(word for word in rest if word in words)])
 
 
 def _length(shape: Shape, axis: int) -> int | None:

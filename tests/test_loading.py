@@ -43,8 +43,8 @@ def _config(architecture: Config) -> Config:
 
 
 def _multi(classes: int) -> Config:
-    ctc = {"Neck": {"name": "svtr", "dims": 16, "depth": 1, "hidden_dims": 16, "kernel_size": [1, 3],
-                    "use_guide": True}, "Head": {"fc_decay": 0.00001}}  # fmt: skip
+    neck = {"name": "svtr", "dims": 16, "depth": 1, "hidden_dims": 16, "use_guide": True}
+    ctc = {"Neck": {**neck, "kernel_size": [1, 3]}, "Head": {"fc_decay": 0.00001}}
     nrtr = {"nrtr_dim": 32, "max_text_length": 4, "num_decoder_layers": 1}
     return {
         "model_type": "rec",

@@ -90,7 +90,7 @@ def near_names(config: object) -> Iterator[tuple[tuple[str, ...], bool]]:
             yield (key,), _is_on(value)
         elif key != SECTION and isinstance(value, Mapping):
             for inner, setting in value.items():
-                if _plain(inner) in _OTHER_NAMES:
+                if _plain(inner) in _OTHER_NAMES and isinstance(setting, Mapping):
                     yield (key, inner), _is_on(setting)
 
 
