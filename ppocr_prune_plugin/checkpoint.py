@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,20 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def infer_kept_channels(
-    graph: ChannelGraph, shapes: Mapping[str, Sequence[int]]
+    graph: ChannelGraph,
+    shapes: Mapping[str, Sequence[int]],
+    read: Collection[tuple[str, int]] = (),
 ) -> dict[str, int] | None:
     """Widths of the groups that explain the shapes in a file, by the graph's own couplings.
+
+    The first two axes of a parameter may have any length there where no group owns them: those of
+    classes or a dictionary. Further ones are the size of a kernel.
+
+    Args:
+        graph: the channel groups of the unpruned network.
+        shapes: those in the file, by name.
+        read: parameters with the axis along which they read channels. What is read was put out by
+            another layer, so that it never has another length because of classes.
 
     Returns:
         Group name → channels kept, for the groups that are narrower; None where no pruning of
@@ -91,6 +102,8 @@ def infer_kept_channels(
         for axis, size in enumerate(shape):
             found = shapes[name][axis]
             terms = axes.get((name, axis), [])
+            if not terms and axis < 2 and (name, axis) not in read:
+                continue
             # found = what no group owns + sum of kept channels x places; without any group an
             # equation with no unknowns is left
             rest = size - sum(width * places for _, width, places in terms)

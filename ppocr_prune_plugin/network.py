@@ -17,9 +17,10 @@ from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.inference_mode import in_inference_mode, reparameterises
 from .graph.live import untrained
 from .graph.trace import is_spec, map_inputs
-from .plan import Change, GroupPlan, PruningPlan
+from .plan import GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
 from .section import PruneSection
+from .structure import Change
 
 # Of the span of an output. Branches that become one are summed in another order.
 _REP_TOLERANCE = 1e-3
@@ -116,13 +117,13 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
     """A plan with its costs."""
     graph, costs = network.graph, network.costs
     after = surgery.shapes_after(graph, {item.name: item.kept_channels for item in items})
-    return PruningPlan(
-        criterion,
-        tuple(items),
+    structure = surgery.structure_of(
+        graph,
+        after,
         Change(costs.flops(graph.shapes), costs.flops(after)),
         Change(costs.params(graph.shapes), costs.params(after)),
-        surgery.frame_of(graph, after),
     )
+    return PruningPlan(criterion, tuple(items), structure.flops, structure.params, {"": structure})
 
 
 def apply_checked(network: Network, plan: PruningPlan) -> surgery.Undo:

@@ -9,13 +9,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import PruneError
 from .files import write_atomically
-from .frame import Frame
+from .structure import Change, PrunedStructure
+
+__all__ = ["Change", "GroupPlan", "PruningPlan", "load_plan", "plan_path"]
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -49,34 +51,19 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A quantity of the whole network before and after pruning."""
-
-    before: int
-    after: int
-
-    @property
-    def pruned(self) -> float:
-        """Share removed, between 0 and 1."""
-        return 1 - self.after / self.before if self.before else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The form it has in JSON."""
-        return {"before": self.before, "after": self.after, "pruned": round(self.pruned, 6)}
-
-
-@dataclass(frozen=True)
 class PruningPlan:
     """What is kept of every group that loses something, and what that saves.
 
-    ``frame`` is None in files of earlier versions, and where the plan is that of several networks.
+    ``structures`` holds the pruned structure of each network, by name: of each pruned sub-model of
+    a distillation model, or of the one network under an empty name. ``flops`` and ``params`` are
+    those of all of them together.
     """
 
     criterion: str
     groups: tuple[GroupPlan, ...]
     flops: Change
     params: Change
-    frame: Frame | None = None
+    structures: Mapping[str, PrunedStructure] = field(default_factory=dict)
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -98,9 +85,8 @@ class PruningPlan:
             ],
             "flops": self.flops.as_dict(),
             "params": self.params.as_dict(),
+            "structures": {name: item.as_dict() for name, item in self.structures.items()},
         }
-        if self.frame is not None:
-            content["frame"] = self.frame.as_dict()
         content["checksum"] = _checksum(content)
         return content
 
@@ -153,9 +139,12 @@ def load_plan(path: Path) -> PruningPlan:
             Change(int(content[key]["before"]), int(content[key]["after"]))
             for key in ("flops", "params")
         )
-        frame = Frame.from_dict(content["frame"]) if "frame" in content else None
-        return PruningPlan(str(content["criterion"]), groups, flops, params, frame)
-    except (KeyError, TypeError, ValueError) as error:
+        structures = {
+            str(name): PrunedStructure.from_dict(item)
+            for name, item in content["structures"].items()
+        }
+        return PruningPlan(str(content["criterion"]), groups, flops, params, structures)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PruneError(f"{path}: the pruning plan lacks or misspells {error}.") from error
 
 

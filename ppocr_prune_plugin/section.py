@@ -106,11 +106,17 @@ def registered_criteria() -> dict[str, str]:
     return {point.name: point.value for point in found}
 
 
-def parse_section(raw: object, source: str) -> PruneSection:
-    """Check a section as YAML gives it and fill in the defaults.
+def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection:
+    """Check a section as YAML gives it and fill in the defaults; null means a key's default.
 
-    ``raw`` is the value of the config's ``Prune`` key; ``source`` names where it was written, for
-    the messages. A null value means the key's default. Raises :class:`PruneError`.
+    Args:
+        raw: the value of the config's ``Prune`` key.
+        source: where it was written, for messages.
+        prunes: a model is to be pruned by it, so that it has to say how much, in one way. Tools
+            that evaluate, run or export a model need no target.
+
+    Raises:
+        PruneError: the section is not valid.
     """
     check = _Checker(source)
     values = check.mapping(raw, "Prune", _names(PruneSection))
@@ -128,7 +134,7 @@ def parse_section(raw: object, source: str) -> PruneSection:
             }
         )
     parsed = PruneSection(**section)
-    if parsed.enable:
+    if parsed.enable and prunes:
         check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
     return parsed
 

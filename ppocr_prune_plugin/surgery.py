@@ -14,24 +14,23 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
-from .frame import Frame
 from .graph.channels import ChannelGraph, ChannelGroup
 from .graph.live import Undo, resize, restore, set_arrays, shapes_after, tensors_of
 from .plan import GroupPlan, PruningPlan
+from .structure import Change, PrunedStructure
 
 Array = npt.NDArray[Any]
 __all__ = [
     "Undo",
     "check_fit",
     "cut",
-    "frame_of",
     "kept_masks",
     "prune",
-    "rebuild",
     "resize",
     "restore",
     "set_arrays",
     "shapes_after",
+    "structure_of",
 ]
 
 Masks = dict[str, dict[int, npt.NDArray[np.bool_]]]
@@ -117,42 +116,24 @@ def prune(
     return set_arrays(model, arrays, graph)
 
 
-def frame_of(graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> Frame:
-    """What :func:`rebuild` needs to give a model these shapes, which pruning has left."""
-    changed = {
-        name: (before, shapes[name])
+def structure_of(
+    graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]], flops: Change, params: Change
+) -> PrunedStructure:
+    """The structure that a network of the graph has with these shapes, which pruning has left."""
+    axes = {
+        name: {
+            axis: (whole, left)
+            for axis, (whole, left) in enumerate(zip(before, shapes[name], strict=True))
+            if whole != left
+        }
         for name, before in graph.shapes.items()
         if shapes[name] != before
     }
-    multipliers = {name: n for name, n in graph.multipliers.items() if name in changed}
-    attributes = tuple(item for item in graph.attributes if item.parameter in changed)
-    return Frame(changed, multipliers, attributes)
-
-
-def rebuild(model: paddle.nn.Layer, frame: Frame, found: Mapping[str, tuple[int, ...]]) -> bool:
-    """Give an unpruned model the structure of pruned weights, which are loaded next.
-
-    Args:
-        model: the network as it is built.
-        frame: the structure.
-        found: shapes of the pruned weights, by name.
-
-    Returns:
-        False where the frame is not one of this model and of these weights; nothing is done then.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
-    before = {name: pair[0] for name, pair in frame.shapes.items()}
-    after = {**shapes, **{name: pair[1] for name, pair in frame.shapes.items()}}
-    layers = dict(model.named_sublayers(include_self=True))
-    if (
-        before.items() <= shapes.items()
-        and all(found[name] == shape for name, shape in after.items() if name in found)
-        and all(item.holds_in(layers.get(item.layer)) for item in frame.attributes)
-    ):
-        graph = ChannelGraph((), (), after, frame.multipliers, attributes=frame.attributes)
-        resize(model, after, graph)
-        return True
-    return False
+    multipliers = {name: n for name, n in graph.multipliers.items() if name in axes}
+    attributes = tuple(
+        item for item in graph.attributes if item.axis in axes.get(item.parameter, {})
+    )
+    return PrunedStructure(axes, flops, params, multipliers, attributes)
 
 
 def cut(array: Array, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:

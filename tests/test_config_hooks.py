@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels
 from ppocr_prune_plugin.hooks.patches.config import add_option_parents, current_section
 from ppocr_prune_plugin.hooks.points import check_tree
+from ppocr_prune_plugin.hooks.request import near_names
 
 # A detector's config up to its data, which is not there: a run that is not stopped by its section
 # stops at the missing label file, with PaddleOCR's own message.
@@ -76,6 +78,67 @@ def test_a_bad_option_stops_eval_on_a_stock_config(
     assert 'did you mean "samples"?' in result.stderr
     assert "stock.yml with -o Prune.ratio Prune.sensitivity.sample: " in result.stderr
     assert NO_DATA not in result.stdout + result.stderr
+
+
+def check(what: str) -> AbstractContextManager[object]:
+    return pytest.raises(PruneError, match=what) if what else nullcontext()
+
+
+def test_only_training_has_to_say_how_much(run_tool: RunTool, tree: Path, work: Path) -> None:
+    """`-o Prune.…` of a training command may be left over in the next one."""
+    with_section(work, "{criterion: l1, ratio: 0.2, pruned_flops: 0.3}")
+    for config, option in (("stock.yml", "allow_untrained=true"), ("pruned.yml", "round_to=4")):
+        command = ["-c", config, "-o", f"Prune.{option}"]
+        for tool in ("eval", "export_model"):
+            done = run_tool([tree / "tools" / f"{tool}.py", *command], work)
+            assert "ppocr-prune" not in done.stderr, done.stderr
+        refused = run_tool([tree / "tools" / "train.py", *command], work)
+        assert refused.returncode == 2
+        assert (
+            "how much to prune" in refused.stderr and f"{config} with -o Prune." in refused.stderr
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"prune": {"ratio": 0.3}}, [("prune",)]),
+        ({"PRUNE": {"ratio": 0.3}}, [("PRUNE",)]),
+        ({"Pruning": {"ratio": 0.3}}, [("Pruning",)]),
+        ({"Prune": {"ratio": 0.3}, "prune": None}, [("prune",)]),
+        ({"\uff30\uff52\uff55\uff4e\uff45": {"ratio": 0.3}}, [("\uff30\uff52\uff55\uff4e\uff45",)]),
+        ({"\ufeffPrune": {"ratio": 0.3}}, [("\ufeffPrune",)]),
+        ({"Prune ": {}}, [("Prune ",)]),
+        ({"Prunne": {}}, [("Prunne",)]),
+        ({"\u0420rune": {}}, [("\u0420rune",)]),  # a Cyrillic letter
+        ({"Global": {"Prune": {"ratio": 0.3}}}, [("Global", "Prune")]),
+        ({"Train": {"prune": {"ratio": 0.3}}}, [("Train", "prune")]),
+        ({"Prune": {"skip": ["prune"]}, "Global": {"pruned": False}, "Train": None, 3: {}}, []),
+        ({"Architecture": {}, "Train": {}, "Eval": {}, "PostProcess": {}, "profiler": {}}, []),
+        (["Prune"], []),
+    ],
+)
+def test_names_that_are_meant_to_be_the_section(
+    config: object, expected: list[tuple[str, ...]]
+) -> None:
+    found = [path for path, switched_on in near_names(config) if switched_on]
+    assert found == expected
+    assert not any(on for _, on in near_names({"prune": {"enable": False}}))
+
+
+def test_a_section_under_a_near_name_is_warned_of_once(
+    run_tool: RunTool, tree: Path, work: Path
+) -> None:
+    text = STOCK.replace("Global:", "Global:\n  Prune: {ratio: 0.3}")
+    (work / "near.yml").write_text(f"{text}\uff30\uff52\uff55\uff4e\uff45: {{ratio: 0.3}}\n")
+    done = run_tool([tree / "tools" / "train.py", "-c", "near.yml"], work)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ppocr-prune: ")]
+    assert [line.partition(" is not read")[0] for line in lines] == [
+        'ppocr-prune: warning: near.yml: the section "Global"."Prune"',
+        'ppocr-prune: warning: near.yml: the section "\\uff30\\uff52\\uff55\\uff4e\\uff45"',
+    ]
+    assert all('Write "Prune", at the top level' in line for line in lines)
+    assert NO_DATA in done.stdout + done.stderr  # it goes on
 
 
 def test_options_make_a_section_and_stock_configs_stay_stock(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -276,7 +277,9 @@ def test_shapes_of_another_network_fit_no_pruning(detector: GetDetector) -> None
         assert infer_kept_channels(graph, detector(other).graph.shapes) is None, other
     own = dict(graph.shapes)
     assert infer_kept_channels(graph, own) == {}
-    own["head.binarize.conv3.weight"] = (24, 2, 2, 2)  # a map more
+    own["head.binarize.conv3.weight"] = (24, 2, 2, 2)  # a map more, as with other classes
+    assert infer_kept_channels(graph, own) == {}
+    own["head.binarize.conv3.weight"] = (24, 1, 3, 3)  # another kernel
     assert infer_kept_channels(graph, own) is None
     group = graph.groups[0]
     for member in group.members:  # one layer contradicts the others
@@ -286,7 +289,9 @@ def test_shapes_of_another_network_fit_no_pruning(detector: GetDetector) -> None
     assert infer_kept_channels(graph, {"student.conv.weight": (8, 3, 3, 3)}) is None
 
 
-def test_another_number_of_classes_fits_no_pruning() -> None:
+def test_another_number_of_classes_says_nothing_of_pruning() -> None:
+    """What the last layer puts out may differ; what a layer reads was put out by another."""
+
     def classifier(classes: int) -> paddle.nn.Layer:
         return paddle.nn.Sequential(
             paddle.nn.Conv2D(3, 8, 3), paddle.nn.Flatten(), paddle.nn.Linear(8 * 36, classes)
@@ -295,4 +300,11 @@ def test_another_number_of_classes_fits_no_pruning() -> None:
     inputs = [([1, 3, 8, 8], "float32")]
     graph = build_graph(classifier(10), inputs)
     assert [group.size for group in graph.groups] == [8]
-    assert infer_kept_channels(graph, build_graph(classifier(4), inputs).shapes) is None
+    other = dict(build_graph(classifier(4), inputs).shapes)
+    assert infer_kept_channels(graph, other) == {}
+    narrow = {"0.weight": (5, 3, 3, 3), "0.bias": (5,), "2.weight": (5 * 36, 4), "2.bias": (4,)}
+    assert infer_kept_channels(graph, narrow) == {"0": 5}
+    assert infer_kept_channels(graph, {**narrow, "2.weight": (6 * 36, 4)}) is None
+    frozen = dataclasses.replace(graph, groups=())
+    assert infer_kept_channels(frozen, narrow, {("2.weight", 0)}) is None
+    assert infer_kept_channels(frozen, other, {("2.weight", 0)}) == {}

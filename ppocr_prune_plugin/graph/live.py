@@ -151,7 +151,7 @@ def _update_widths(
         if not isinstance(weight, paddle.Tensor):
             continue
         shape = tuple(weight.shape)
-        if hasattr(layer, "_groups") and hasattr(layer, "_in_channels") and len(shape) > 2:
+        if hasattr(layer, "_groups") and len(shape) > 2:
             groups = layer._groups
             multiplier = multipliers.get(f"{name}.weight")
             if multiplier:

@@ -7,6 +7,7 @@ What a stock run sees of this is nothing: a config without a ``Prune`` section, 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from argparse import Namespace
@@ -21,6 +22,7 @@ from ...section import PruneSection, parse_section
 from .. import finder
 from ..adapters.sub_models import check_models
 from ..points import TABLE, pruned_weights, require_fitting
+from ..request import warn_of_near_names
 
 # The value of export_model.py's --prune-plan: an existing .json file, or None.
 prune_plan_file: str | None = None
@@ -31,6 +33,7 @@ class _State:
     """What is known of this process's configuration so far."""
 
     watching: bool = False  # merge_config is wrapped
+    training: bool = False  # the tool has said that it is going to train
     involved: bool | None = None  # None until merge_config was called
     config_path: str | None = None
     config: Mapping[str, Any] | None = None  # as the tool has it, once merged
@@ -47,6 +50,8 @@ def patch(module: ModuleType) -> None:
     wrapped.load_config = _wrap_load_config(wrapped.load_config)
     wrapped.merge_config = _wrap_merge_config(wrapped.merge_config, tree)
     _state.watching = True
+    if hasattr(module, "preprocess"):
+        wrapped.preprocess = _wrap_preprocess(wrapped.preprocess)
     if os.path.basename(sys.argv[0]) == "export_model.py":
         _add_prune_plan_option(wrapped.ArgsParser)
 
@@ -67,15 +72,27 @@ def merged_config() -> Mapping[str, Any] | None:
     return _state.config
 
 
-def current_section(config: Mapping[str, Any], source: str | None = None) -> PruneSection | None:
+def is_training() -> bool:
+    """Whether the tool has said that it is going to train; False as long as it has not."""
+    return _state.training
+
+
+def current_section(
+    config: Mapping[str, Any], source: str | None = None, prunes: bool = False
+) -> PruneSection | None:
     """The section of a merged config, checked; None where there is none or it is disabled.
 
-    ``source`` names where it was written, by default the file that the tool loaded. Raises
-    :class:`PruneError` for a section that is not valid.
+    Args:
+        config: the merged config.
+        source: where the section is written, for messages; by default what the tool loaded.
+        prunes: the model is to be pruned by the section, so that it has to say how much.
+
+    Raises:
+        PruneError: the section is not valid.
     """
     if not isinstance(config, Mapping) or "Prune" not in config:
         return None
-    section = parse_section(config["Prune"], source or section_source())
+    section = parse_section(config["Prune"], source or section_source(), prunes)
     return section if section.enable else None
 
 
@@ -117,6 +134,19 @@ def _wrap_load_config(original: Any) -> Any:
     return load_config
 
 
+def _wrap_preprocess(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def preprocess(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        _state.training = bool(call.arguments.get("is_train"))
+        return original(*args, **kwargs)
+
+    return preprocess
+
+
 def _wrap_merge_config(original: Any, tree: Path) -> Any:
     # preprocess() calls it twice, the second time with the profiler's options.
     @functools.wraps(original)
@@ -135,7 +165,8 @@ def _wrap_merge_config(original: Any, tree: Path) -> Any:
 
 def _check(config: Any, tree: Path) -> None:
     """Everything that can be wrong before any work is done."""
-    section = current_section(config)
+    section = current_section(config, prunes=_state.training)
+    warn_of_near_names(config, _state.config_path or "the config")
     weights = pruned_weights([config.get(key) for key in ("Global", "Architecture")])
     _state.involved = section is not None or weights is not None
     if section is not None:

@@ -57,7 +57,7 @@ def _wrap_train(original: Any, module: ModuleType) -> Any:
         call.apply_defaults()
         arguments = call.arguments
         with exiting_on_error():
-            section = config_hook.current_section(arguments["config"])
+            section = config_hook.current_section(arguments["config"], prunes=True)
             if plan_of(arguments["model"]) is not None:  # it was rebuilt while it was loaded
                 _holders(arguments).renew()
             go_on = section is None or _prune(module, section, arguments)
