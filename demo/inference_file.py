@@ -22,7 +22,8 @@ _OUTPUT = "output:"
 
 
 def read_parameters(prefix: Path) -> dict[str, Array]:
-    """Return ``{variable name: array}`` of all parameters and statistics of ``prefix``.pdmodel.
+    """Return ``{variable name: array}`` of the parameters and statistics of ``prefix``.pdmodel, in
+    the order in which its operations use them.
 
     Raises:
         FileNotFoundError: the model is not there.
@@ -70,10 +71,12 @@ def _main(prefix: str, source: str, target: str) -> None:
     executor = paddle.static.Executor(paddle.CPUPlace())
     program, feeds, fetches = paddle.static.load_inference_model(prefix, executor)
     scope = paddle.static.global_scope()
+    block = program.global_block()
     arrays = {
-        variable.name: np.array(scope.find_var(variable.name).get_tensor())
-        for variable in program.list_vars()
-        if variable.persistable and variable.name not in ("feed", "fetch")
+        name: np.array(scope.find_var(name).get_tensor())
+        for operation in block.ops
+        for name in operation.input_arg_names
+        if block.var(name).persistable and name not in ("feed", "fetch")
     }
     if source:
         outputs = executor.run(program, feed={feeds[0]: np.load(source)}, fetch_list=fetches)
