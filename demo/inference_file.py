@@ -7,6 +7,7 @@ functions therefore work in a process of their own (this file, run as a script).
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -21,9 +22,10 @@ Array = npt.NDArray[np.float32]
 _OUTPUT = "output:"
 
 
+@functools.lru_cache(maxsize=3)
 def read_parameters(prefix: Path) -> dict[str, Array]:
     """Return ``{variable name: array}`` of the parameters and statistics of ``prefix``.pdmodel, in
-    the order in which its operations use them.
+    the order in which its operations use them. Not to be changed: it is kept.
 
     Raises:
         FileNotFoundError: the model is not there.

@@ -37,9 +37,7 @@ class MappingError(ValueError):
     """The inference program does not belong to this architecture."""
 
 
-def assign(
-    model: Any, build: Callable[[], Any], arrays: dict[str, Array], x: Array
-) -> list[Any]:
+def assign(model: Any, build: Callable[[], Any], arrays: dict[str, Array], x: Array) -> list[Any]:
     """Copy the parameters of an inference program into ``model``, in place.
 
     A fused convolution goes to the first branch that has its shape, followed by a batch norm that

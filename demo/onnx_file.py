@@ -7,6 +7,7 @@ transposed convolutions, scale and shift of layer norms. These are told by the n
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -36,13 +37,9 @@ def read_parameters(path: Path) -> dict[str, Array]:
         FileNotFoundError: the file is not there.
         PruneError: the package ``onnx`` is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise PruneError(
-            f"{path} is read with the package onnx, which is not installed; install it with"
-            " `pip install onnx`"
-        ) from error
+    _require_onnx(path)
+    import onnx
+
     graph = onnx.load(str(path)).graph
     return _Reader(graph, onnx.numpy_helper.to_array).read()
 
@@ -50,22 +47,37 @@ def read_parameters(path: Path) -> dict[str, Array]:
 def run_model(path: Path, x: Array) -> Array:
     """Return the first output of the model for one input batch ``x`` (N, 3, H, W).
 
+    It runs in ONNX Runtime where that is installed, else in the (much slower) reference
+    implementation of the package ``onnx``.
+
     Raises:
         FileNotFoundError: the file is not there.
-        PruneError: the package ``onnxruntime`` is not installed.
+        PruneError: neither package is installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there")
-    try:
+    engine: Any
+    if importlib.util.find_spec("onnxruntime") is not None:
         import onnxruntime
-    except ImportError as error:
-        raise PruneError(
-            f"{path} runs with the package onnxruntime, which is not installed; install it with"
-            " `pip install onnxruntime`"
-        ) from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    output: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+
+        engine = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = engine.get_inputs()[0].name
+    else:
+        _require_onnx(path)
+        from onnx.reference import ReferenceEvaluator
+
+        engine = ReferenceEvaluator(str(path))
+        name = engine.input_names[0]
+    output: Array = engine.run(None, {name: x})[0]
     return output
+
+
+def _require_onnx(path: Path) -> None:
+    if importlib.util.find_spec("onnx") is None:
+        raise PruneError(
+            f"{path} is read with the package onnx, which is not installed; install it with"
+            " `pip install onnx`"
+        )
 
 
 class _Reader:
@@ -92,12 +104,12 @@ class _Reader:
         for node in self._nodes:
             kind, constants = node.op_type, self._constants(node)
             if kind in _CONVOLUTIONS and constants:
-                weight, *bias = constants
-                self._put(
-                    _CONVOLUTIONS[kind], {"w_0": weight, "b_0": bias[0] if bias else self._added(node)}
-                )
+                weight, *rest = constants
+                bias = rest[0] if rest else self._added(node)
+                self._put(_CONVOLUTIONS[kind], {"w_0": weight, "b_0": bias})
             elif kind == "BatchNormalization":
-                self._put("batch_norm", dict(zip(("w_0", "b_0", "w_1", "w_2"), constants, strict=True)))
+                slots = zip(("w_0", "b_0", "w_1", "w_2"), constants, strict=True)
+                self._put("batch_norm", dict(slots))
             elif kind == "MatMul" and constants:
                 self._put("linear", {"w_0": constants[0], "b_0": self._added(node)})
             elif kind == "Mul" and constants:

@@ -66,6 +66,18 @@ SOURCES: dict[tuple[Release, Kind], Source] = {
 }
 
 
+# The same under the names that `python -m demo --fetch-weights` takes.
+NAMES: dict[str, tuple[Release, Kind]] = {
+    "ppocrv4_mobile_det": ("v4", "det"),
+    "ppocrv4_mobile_rec": ("v4", "rec"),
+    "ppocr_mobile_cls": ("v4", "cls"),
+    "ppocrv5_mobile_det": ("v5", "det"),
+    "ppocrv5_mobile_rec": ("v5", "rec"),
+    "ppocrv6_small_det": ("v6", "det"),
+    "ppocrv6_small_rec": ("v6", "rec"),
+}
+
+
 def published_model(kind: Kind, release: Release = "v4") -> Path:
     """Return the path of a published model, as the functions below take it.
 

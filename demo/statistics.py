@@ -40,9 +40,7 @@ class _Moments:
         return mean.astype(np.float32), variance.astype(np.float32)
 
 
-def calibrate(
-    model: Any, norms: Sequence[Any], batches: Iterable[npt.NDArray[np.float32]]
-) -> None:
+def calibrate(model: Any, norms: Sequence[Any], batches: Iterable[npt.NDArray[np.float32]]) -> None:
     """Measure and fold, in place, for these batch norms of ``model``.
 
     ``batches`` are network inputs (N, 3, H, W), normalised as in training. The model must compute
