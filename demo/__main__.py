@@ -32,11 +32,11 @@ def arguments() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="pictures of your own instead of rendered ones: DIR/train.txt and DIR/val.txt are "
+        help="images of your own instead of rendered ones: DIR/train.txt and DIR/val.txt are "
         "PaddleOCR's labels for detection, with names relative to DIR",
     )
-    parser.add_argument("--samples", type=int, help="pictures that sensitivity is measured on")
-    parser.add_argument("--side", type=int, help="long side of evaluation pictures, pixels")
+    parser.add_argument("--samples", type=int, help="images that sensitivity is measured on")
+    parser.add_argument("--side", type=int, help="long side of evaluation images, pixels")
     parser.add_argument("--epochs", type=int, help="of fine-tuning")
     parser.add_argument(
         "--fetch-weights",

@@ -89,7 +89,7 @@ def run_demo(work: Path, settings: Settings | None = None, data: Path | None = N
         work: where everything goes.
         settings: sizes; those of rendering do not count where ``data`` is given.
         data: a folder with ``train.txt`` and ``val.txt``, PaddleOCR's labels for detection with
-            picture names relative to it; None: render some pictures.
+            image names relative to it; None: render some images.
 
     Raises:
         PruneError: a package, a PaddleOCR tree, a hook or a label file is missing, or a tool fails;
@@ -125,7 +125,7 @@ class _Demo:
         if self.rendered:
             rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
             labels = [self.data / "train.txt", self.data / "val.txt"]
-            step("render", "Render pictures of text", rendering, labels, self._render)
+            step("render", "Render images of text", rendering, labels, self._render)
         training, images = _images(self.data, "train"), _images(self.data, "val")
         calibration = {"images": s.calibration_images}
         recovered = [Path(f"{self.weights}.pdparams")]
@@ -194,7 +194,7 @@ class _Demo:
         )
         drawing = self.work / "before_after.png"
         step(
-            "picture",
+            "drawing",
             "Draw what both models find",
             {},
             [drawing],
@@ -209,12 +209,12 @@ class _Demo:
             _row("CPU latency (ms)", times["milliseconds"]),
         ]
         notes = [
-            f"hmean: {len(images)}{' rendered' * self.rendered} pictures, long side {s.side}.",
+            f"hmean: {len(images)}{' rendered' * self.rendered} images, long side {s.side}.",
             f"FLOPs: multiply-accumulates for 1×3×{s.side}×{s.side}.",
             f"Latency: Paddle Inference, {times['onednn']}, {s.threads} thread(s),"
             f" 1×3×{s.side}×{s.side}, median of {s.timing_rounds} rounds in turns.",
             f"Plan: {plan}",
-            f"Picture: {drawing}",
+            f"Drawing: {drawing}",
         ]
         if "right_after" in trained:
             notes.insert(
@@ -282,29 +282,29 @@ class _Demo:
 
 
 def _images(data: Path, part: str) -> list[Path]:
-    """The pictures that a label file names, in its order."""
+    """The images that a label file names, in its order."""
     labels = data / f"{part}.txt"
     try:
         lines = labels.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise PruneError(
             f"{labels}: {error.strerror}. The folder should hold train.txt and val.txt, labels for "
-            "detection as PaddleOCR has them: in every line a picture's name relative to the "
+            "detection as PaddleOCR has them: in every line an image's name relative to the "
             "folder, a tab, and its texts as JSON."
         ) from error
     found = [data / line.split("\t", 1)[0] for line in lines if line.strip()]
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
         raise PruneError(
-            f"{labels}: names no picture."
+            f"{labels}: names no image."
             if not found
-            else f"{labels}: {missing[0]} is not there ({len(missing)} of {len(found)} pictures)."
+            else f"{labels}: {missing[0]} is not there ({len(missing)} of {len(found)} images)."
         )
     return found
 
 
 def _render_set(data: Path, settings: Settings, afresh: bool = False) -> list[Path]:
-    """Render the set unless it is there, and return its training pictures in order."""
+    """Render the set unless it is there, and return its training images in order."""
     if afresh or not (data / "val.txt").is_file():
         render(data, settings.train_images, settings.val_images, settings.seed)
     return sorted((data / "train").glob("*.jpg"))

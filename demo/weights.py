@@ -62,30 +62,30 @@ def build(kind: Kind, conv_kxk_num: int = 1, release: Release = "v4") -> Any:
 
 
 def network_input(kind: Kind, path: Path) -> Array:
-    """Read a picture as the network's input (1, 3, H, W), scaled and normalised as in training.
+    """Read an image as the network's input (1, 3, H, W), scaled and normalised as in training.
 
     ``det``: long side 640, both sides multiples of 32. ``rec`` and ``cls``: one line of text, 48
     pixels high, cut or padded to 320 and 192 pixels.
 
     Raises:
-        PruneError: the file is no picture.
+        PruneError: the file is no image.
     """
     import cv2
 
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise PruneError(f"{path} cannot be read as a picture")
+    image = cv2.imread(str(path))
+    if image is None:
+        raise PruneError(f"{path} cannot be read as an image")
     if kind == "det":
-        scale = _LONG_SIDE / max(picture.shape[:2])
-        height, width = (max(32, round(side * scale / 32) * 32) for side in picture.shape[:2])
-        resized = cv2.resize(picture, (width, height)).astype(np.float32) / 255
+        scale = _LONG_SIDE / max(image.shape[:2])
+        height, width = (max(32, round(side * scale / 32) * 32) for side in image.shape[:2])
+        resized = cv2.resize(image, (width, height)).astype(np.float32) / 255
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         x = (resized - mean) / std
     else:
         height, width = _LINE_SHAPE[kind]
-        fitting = min(width, max(1, round(picture.shape[1] * height / picture.shape[0])))
+        fitting = min(width, max(1, round(image.shape[1] * height / image.shape[0])))
         x = np.zeros((height, width, 3))
-        x[:, :fitting] = cv2.resize(picture, (fitting, height)).astype(np.float32) / 127.5 - 1
+        x[:, :fitting] = cv2.resize(image, (fitting, height)).astype(np.float32) / 127.5 - 1
     return x.transpose(2, 0, 1)[None].astype(np.float32)
 
 
@@ -98,11 +98,11 @@ def recovered_model(
 ) -> Any:
     """Return PaddleOCR's model with the recovered weights, in eval mode.
 
-    ``images`` are training pictures for the calibration (lines of text for ``rec``); some tens
+    ``images`` are training images for the calibration (lines of text for ``rec``); some tens
     are enough, 64 at most are used. ``cls`` has no fused layers and needs none.
 
     Raises:
-        PruneError: the package or the PaddleOCR tree is missing, or there is no picture.
+        PruneError: the package or the PaddleOCR tree is missing, or there is no image.
     """
     arrays = read_parameters(published_model(kind, release))
     model = build(kind, conv_kxk_num, release)
@@ -130,7 +130,7 @@ def recover(
     ``out`` may or may not end in ``.pdparams``. See :func:`recovered_model` for the rest.
 
     Raises:
-        PruneError: the package or the PaddleOCR tree is missing, or there is no picture.
+        PruneError: the package or the PaddleOCR tree is missing, or there is no image.
     """
     import paddle
 

@@ -107,8 +107,8 @@ def test_whole_demo_in_small(
     assert f"{plan['flops']['after'] / 1e9:.2f} (" in first
     sizes = [file_size(tmp_path / "inference" / name) for name in ("unpruned", "pruned")]
     assert sizes[1] < sizes[0]
-    picture = cv2.imread(str(tmp_path / "before_after.png"))
-    assert picture.shape[1] == 2 * 480
+    image = cv2.imread(str(tmp_path / "before_after.png"))
+    assert image.shape[1] == 2 * 480
     before = json.loads((tmp_path / "stamps" / "eval_before.json").read_text())
     assert before["result"]["hmean"] > 0.8
 
