@@ -85,6 +85,18 @@ def export(tools: Tools, folder: Path, name: str) -> Path:
     return folder / "inference"
 
 
+def infer(tools: Tools, tool: str, folder: Path, image: Path) -> str:
+    """What PaddleOCR's tool logs of an image; what it saves is in ``predicts.txt``."""
+    done = tools(
+        tool,
+        f"Global.pretrained_model={folder / 'latest'}",
+        f"Global.infer_img={image}",
+        f"Global.save_res_path={folder / 'predicts.txt'}",
+    )
+    assert done.returncode == 0, output(done)
+    return output(done)
+
+
 def test_the_package_finds_the_boxes_that_infer_det_finds(
     run_tool: RunTool,
     tree: Path,
@@ -97,13 +109,7 @@ def test_the_package_finds_the_boxes_that_infer_det_finds(
     prune(tools, tmp_path)
     model = export(tools, tmp_path, "PP-OCRv4_mobile_det")
     image = rendered / "val" / "0000.jpg"
-    done = tools(
-        "infer_det",
-        f"Global.pretrained_model={tmp_path / 'latest'}",
-        f"Global.infer_img={image}",
-        f"Global.save_res_path={tmp_path / 'predicts.txt'}",
-    )
-    assert done.returncode == 0, output(done)
+    infer(tools, "infer_det", tmp_path, image)
     row = (tmp_path / "predicts.txt").read_text(encoding="utf-8")
     wanted = np.array([box["points"] for box in json.loads(row.split("\t")[1])], float)
     assert len(wanted) > 3
@@ -121,8 +127,8 @@ def test_the_package_finds_the_boxes_that_infer_det_finds(
     boxes = np.array(found["dt_polys"], float)
     assert len(boxes) == len(wanted)
     for box in wanted:
-        # Two engines and two roundings: a pixel of the map is two to four of the image.
-        assert np.abs(boxes - box).max(axis=(1, 2)).min() <= 4, box
+        # Two engines and two roundings: a pixel of the map is one to three of the image.
+        assert np.abs(boxes - box).max(axis=(1, 2)).min() <= 3, box
 
 
 def test_the_package_reads_the_texts_that_infer_rec_reads(
@@ -138,15 +144,9 @@ def test_the_package_reads_the_texts_that_infer_rec_reads(
     prune(tools, tmp_path)
     model = export(replace(tools, config=config), tmp_path, "PP-OCRv4_mobile_rec")
     read = 0
-    for image in sorted(lines.glob("rec_val_*.png"))[:3]:
-        done = tools(
-            "infer_rec",
-            f"Global.pretrained_model={tmp_path / 'latest'}",
-            f"Global.infer_img={image}",
-            f"Global.save_res_path={tmp_path / 'predicts.txt'}",
-        )
-        assert done.returncode == 0, output(done)
-        text, score = re.findall(r"result: ?(.*)\t([\d.]+)", output(done))[-1]
+    for image in sorted(lines.glob("rec_val_*.png"))[:2]:
+        log = infer(tools, "infer_rec", tmp_path, image)
+        text, score = re.findall(r"result: ?(.*)\t([\d.]+)", log)[-1]
         found = predict(
             "TextRecognition",
             image,
