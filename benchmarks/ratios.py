@@ -5,7 +5,7 @@ the FLOPs fit. The plugin's search takes, again and again, the cut that saves mo
 it adds. Both get the curves that `make demo` has measured, the same exact FLOPs, and the same
 filters by the same criterion; PaddleSlim's ratios come from its own ``get_ratios_by_loss``. The
 predicted loss is the sum of the layers' losses on these curves. The metric is measured right after
-the cut, batch norms re-estimated, nothing trained, on pictures that the curves were not made on.
+the cut, batch norms re-estimated, nothing trained, on images that the curves were not made on.
 
     make demo
     .venv/bin/python benchmarks/ratios.py --work demo_output --images 100
@@ -24,10 +24,12 @@ from bench import Detector, load_detector
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker, paddleslim
-from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import make_plan
-from ppocr_prune_plugin.ratios.budget import Curve, widths_by_budget
+from ppocr_prune_plugin.ratios.budget import OutOfReach, widths_by_budget
+from ppocr_prune_plugin.ratios.costs import flops_of
+from ppocr_prune_plugin.ratios.curves import Curve
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
+from ppocr_prune_plugin.ratios.search import Search
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.sensitivity.store import load_sensitivity
@@ -69,17 +71,19 @@ def main() -> int:
             for column in ("removed", "predicted loss", detector.evaluation.metric)
         ]
         print("\n".join(text_table(head, rows)))
-        print(f"\nunpruned: {detector.evaluation.metric} {before:.4f} on {args.images} pictures")
+        print(f"\nunpruned: {detector.evaluation.metric} {before:.4f} on {args.images} images")
     return 0
 
 
 def _search(
     detector: Detector, curves: Mapping[str, Curve], share: float, round_to: int
 ) -> dict[str, int] | None:
-    sizes = {group.name: group.size for group in detector.network.graph.groups}
+    network = detector.network
+    sizes = {group.name: group.size for group in network.graph.groups}
+    search = Search(curves, sizes, flops_of(network.graph, network.costs), round_to)
     try:
-        return widths_by_budget(curves, sizes, detector.flops, share, round_to, "pruned_flops")
-    except PruneError:
+        return widths_by_budget(search, share, "pruned_flops")
+    except OutOfReach:
         return None
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from .errors import PruneError, did_you_mean
 
-CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "random")
+CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 

@@ -16,6 +16,7 @@ import pytest
 from architectures import DETECTORS
 
 from ppocr_prune_plugin.graph.groups import ChannelGraph, find_groups
+from ppocr_prune_plugin.graph.rep_sizes import follow_rep
 from ppocr_prune_plugin.graph.trace import Program, trace
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 
@@ -53,11 +54,12 @@ def _detector(name: str) -> Detector:
     model = build(name)
     program = trace(model, INPUTS, training=True)
     deployed = trace(model, INPUTS, training=False)
+    graph = follow_rep(model, find_groups(program))
     calibrate(model, picture(4))
     model.to(dtype="float64")  # a deep random network multiplies rounding errors
     model.eval()
     model.head.training = True  # the head's own flag: its batch norms stay in evaluation mode
-    return Detector(model, program, find_groups(program), deployed)
+    return Detector(model, program, graph, deployed)
 
 
 def build(name: str) -> paddle.nn.Layer:

@@ -13,13 +13,15 @@ from typing import Any
 import paddle
 import pytest
 
-from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.cli import main
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.network import inspect, make_plan
 from ppocr_prune_plugin.plan import Change
+from ppocr_prune_plugin.ratios.costs import params_of
 from ppocr_prune_plugin.ratios.feasibility import feasibility
+from ppocr_prune_plugin.ratios.search import Search
+from ppocr_prune_plugin.ratios.targets import target_of
 from ppocr_prune_plugin.report.build import collect
 from ppocr_prune_plugin.report.data import KeptWhole, Latency, Layer, Point, Report, load_report
 from ppocr_prune_plugin.report.html import render, write_report
@@ -254,14 +256,13 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     file.points["second"] = {0.25: Measured(0.1, 0.72, 4), 0.5: Measured(0.3, 0.56, 4)}
     file.skipped["second"] = [0.75]
 
-    def cost(widths: Any) -> int:
-        return network.costs.params(surgery.shapes_after(network.graph, widths))
-
     sizes = {group.name: group.size for group in network.graph.groups}
-    rows = feasibility({"second": file.curve("second")}, sizes, cost, 4, (0.2, 0.4, 0.8))
+    cost = params_of(network.graph, network.costs)
+    rows = feasibility(Search({"second": file.curve("second")}, sizes, cost, 4), (0.2, 0.4, 0.8))
     plan = make_plan(network, {"second": 20}, Ranker("l1"))
     report = collect(
-        network.graph, groups, network.training_only, section, "net.yml", plan, file, rows,
+        network.graph, groups, network.training_only, section, target_of(section), "net.yml", plan,
+        file, rows,
         metric="acc", before=0.8, after=0.7, images=4,
     )  # fmt: skip
     assert report.layers[0].kept == 20

@@ -15,6 +15,7 @@ from ..graph.groups import ChannelGroup
 from ..section import CRITERIA, registered_criteria
 from .interface import Arrays, Context, Criterion, Prepared, Ranking, Selection
 from .norms import FPGM, L1, L2
+from .obs import Obs
 from .others import BatchNormScale, Random
 from .taylor import Taylor
 
@@ -24,6 +25,7 @@ BUILT_IN: dict[str, Callable[[], Criterion]] = {
     "fpgm": FPGM,
     "bn_scale": BatchNormScale,
     "taylor": Taylor,
+    "obs": Obs,
     "random": Random,
 }
 assert tuple(BUILT_IN) == CRITERIA

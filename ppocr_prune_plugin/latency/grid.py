@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 
 # Engines work on blocks of 8 or 16 channels: between multiples of 8 nothing is to be seen.
 _BLOCK = 8
 
 Times = Callable[[tuple[int, ...]], float]
 """Milliseconds of an operation with so many channels."""
-
-_Line = tuple[Sequence[int], Sequence[float]]
 
 
 def points(low: int, high: int, most: int, multiple: int = 1) -> list[int]:
@@ -39,43 +39,37 @@ class Interpolated:
     ) -> None:
         """Measure with ``time`` between ``low`` and ``high``, at up to ``most`` widths."""
         outputs = points(low[-1], high[-1], most, multiple)
-        self._cache: dict[tuple[int, ...], float] = {}
         if len(high) == 1:
-            self._outputs: _Line = (outputs, [time((width,)) for width in outputs])
-            self._inputs: _Line = ((), ())
+            self._by_outputs = _line(outputs, [time((width,)) for width in outputs])
             return
-        self._outputs = (outputs, [time((high[0], width)) for width in outputs])
+        of_outputs = [time((high[0], width)) for width in outputs]
+        self._by_outputs = _line(outputs, of_outputs)
         inputs = points(low[0], high[0], 2 if most <= 2 else 4, multiple)
-        self._inputs = (inputs, [time((width, high[1])) for width in inputs])
-        full = self._inputs[1][-1]
+        of_inputs = [time((width, high[1])) for width in inputs]
+        self._saved_by_inputs = of_inputs[-1] - _line(inputs, of_inputs)
         # What fewer inputs save at few outputs, compared with what they save at all outputs.
-        saved = full - self._inputs[1][0]
-        corner = self._outputs[1][0] - time((low[0], low[1]))
-        self._corner = min(max(corner / saved, 0.0), 1.0) if saved > 0 else 1.0
-        self._low, self._high = low[1], high[1]
+        saved = of_inputs[-1] - of_inputs[0]
+        corner = of_outputs[0] - time((low[0], low[1]))
+        least = min(max(corner / saved, 0.0), 1.0) if saved > 0 else 1.0
+        span = high[1] - low[1]
+        place = (np.arange(high[1] + 1) - low[1]) / span if span else np.ones(high[1] + 1)
+        self._share_by_outputs = least + (1 - least) * np.clip(place, 0.0, 1.0)
 
-    def __call__(self, sizes: tuple[int, ...]) -> float:
-        """Milliseconds."""
-        found = self._cache.get(sizes)
-        if found is None:
-            found = self._cache[sizes] = self._time(sizes)
-        return found
-
-    def _time(self, sizes: tuple[int, ...]) -> float:
-        time = _at(self._outputs, sizes[-1])
+    def __call__(self, sizes: Sequence[Any]) -> Any:
+        """Milliseconds; sizes are numbers, or arrays of one length."""
+        time = self._by_outputs[sizes[-1]]
         if len(sizes) == 1:
             return time
-        saved = self._inputs[1][-1] - _at(self._inputs, sizes[0])
-        span = self._high - self._low
-        place = (sizes[1] - self._low) / span if span else 1.0
-        share = self._corner + (1 - self._corner) * min(max(place, 0.0), 1.0)
-        return max(time - saved * share, 0.0)
+        saved = self._saved_by_inputs[sizes[0]] * self._share_by_outputs[sizes[1]]
+        return np.maximum(time - saved, 0.0)
 
 
-def _at(line: _Line, x: int) -> float:
-    xs, ys = line
-    k = min(max(bisect_right(xs, x), 1), len(xs) - 1)
+def _line(xs: Sequence[int], ys: Sequence[float]) -> Any:
+    """Straight from point to point, for every number up to the last; below the first as after."""
     if len(xs) == 1:
-        return ys[0]
-    x0, x1 = xs[k - 1], xs[k]
-    return ys[k - 1] + (ys[k] - ys[k - 1]) * (x - x0) / (x1 - x0)
+        return np.full(xs[0] + 1, ys[0])
+    x = np.arange(xs[-1] + 1)
+    k = np.clip(np.searchsorted(xs, x, side="right"), 1, len(xs) - 1)
+    x0, y0 = np.take(xs, k - 1), np.take(ys, k - 1)
+    x1, y1 = np.take(xs, k), np.take(ys, k)
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)

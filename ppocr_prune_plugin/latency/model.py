@@ -17,7 +17,8 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,17 @@ from tqdm import tqdm
 
 from .. import surgery
 from ..errors import PruneError
+from ..graph.inference_mode import in_inference_mode
 from ..graph.trace import is_spec, trace
-from ..network import Network, fused_layers
+from ..network import Network
 from ..plan import GroupPlan
+from ..ratios.costs import Cost, Part, Widths
 from ..section import LatencyOptions
 from .grid import Interpolated
 from .layers import build
 from .operations import Operation, operations_of
 from .table import open_table
 from .timer import Timer
-from .write import deployed
-
-Widths = Mapping[str, int]
 
 _WEIGHTED = ("conv", "depthwise", "linear")
 # An operation that takes less than this share of the network is measured at its ends only.
@@ -51,10 +51,31 @@ _BUSY = 0.25
 _DEPTHS = (0.35, 0.7, 1.0)
 
 
+# Milliseconds: predictions are added up in whole picoseconds.
+_UNIT = 1e-9
+
+
+def _is_weighted(operation: Operation) -> bool:
+    return operation.kind.startswith(_WEIGHTED)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Milliseconds of an operation inside the network, in whole units."""
+
+    times: Interpolated
+    factor: float
+
+    def __call__(self, sizes: tuple[Any, ...]) -> Any:
+        found = np.rint(self.times(sizes) * (self.factor / _UNIT)).astype(np.int64)
+        return found if found.ndim else int(found)
+
+
 class NetworkLatency:
     """Predicts and measures the latency of a network with any widths. :meth:`close` it.
 
-    ``before`` is that of the unpruned network in milliseconds, ``how`` says how it was measured.
+    ``before`` is that of the unpruned network in milliseconds, ``how`` says how it was measured,
+    ``path`` is that of the table.
     """
 
     def __init__(
@@ -80,15 +101,16 @@ class NetworkLatency:
         self._network, self._logger = network, logger
         self._inputs = measured_inputs(network.inputs, options)
         self._sizes = {group.name: group.size for group in network.graph.groups}
-        twin = deployed(network.model)
+        twin = in_inference_mode(network.model)
         operations = operations_of(
-            trace(twin, self._inputs, training=False), network.graph, fused_layers(network.model)
+            trace(twin, self._inputs, training=False), network.graph, network.costs.axes
         )
         structure = [(op.key, op.widths(self._sizes)) for op in operations]
         few = {**self._sizes, **narrowest}
         # What no choice of widths changes is part of the constant.
         changing = [op for op in operations if op.widths(few) != op.widths(self._sizes)]
         self._operations = Counter(changing)
+        self.path = path
         self._timer = Timer(options)
         try:
             self._unpruned = self._timer.exported(twin, self._inputs)
@@ -108,10 +130,30 @@ class NetworkLatency:
         """End the measuring process and remove its files."""
         self._timer.close()
 
+    def __enter__(self) -> NetworkLatency:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __call__(self, widths: Widths) -> float:
-        """Predicted milliseconds; ``widths`` has every group. Fast."""
-        raw = float(self._weights @ self._features(widths))
-        return self.before - self._gain * (self._raw_before - raw)
+        """Predicted milliseconds; ``widths`` has every group."""
+        return self.cost(widths)
+
+    @property
+    def cost(self) -> Cost:
+        """Predicted milliseconds of any widths, by all that was measured so far; every operation
+        is a part of them."""
+        weighted, others, constant = (self._gain * self._weights).tolist()
+        parts = [
+            Part(
+                operation.sizes,
+                _Rounded(times, count * (weighted if _is_weighted(operation) else others)),
+            )
+            for (operation, count), times in zip(self._operations.items(), self._times, strict=True)
+        ]
+        rest = self.before - self._gain * self._raw_before + constant
+        return Cost(round(rest / _UNIT), tuple(parts), _UNIT)
 
     def measure(self, widths: Widths) -> tuple[float, float]:
         """Milliseconds of the unpruned and the pruned network, timed in turns; kept in the table.
@@ -204,7 +246,7 @@ class NetworkLatency:
         weighted = others = 0.0
         for (operation, count), times in zip(self._operations.items(), self._times, strict=True):
             time = count * times(operation.widths(widths))
-            if operation.kind.startswith(_WEIGHTED):
+            if _is_weighted(operation):
                 weighted += time
             else:
                 others += time
@@ -228,7 +270,7 @@ class NetworkLatency:
         ]
         undo = surgery.prune(network.model, network.graph, plans)
         try:
-            twin = deployed(network.model)
+            twin = in_inference_mode(network.model)
         finally:
             surgery.restore(network.model, undo)
         return self._timer.exported(twin, self._inputs)

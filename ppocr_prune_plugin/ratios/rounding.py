@@ -8,16 +8,22 @@ def widths(size: int, round_to: int) -> list[int]:
 
     A group of fewer than ``round_to`` channels may have any width.
     """
-    step = round_to if size > round_to else 1
-    if size == round_to:
-        return [size]
+    step = _step(size, round_to)
     return [size, *range((size - 1) // step * step, 0, -step)]
+
+
+def _step(size: int, round_to: int) -> int:
+    """What the widths of a group are multiples of; its own width is allowed, too."""
+    return round_to if size >= round_to else 1
 
 
 def width_for_ratio(size: int, ratio: float, round_to: int) -> int:
     """The allowed width nearest to removing ``ratio`` of the channels; the wider of two equals."""
     wanted = size * (1 - ratio)
-    return min(widths(size, round_to), key=lambda width: (round(abs(width - wanted), 6), -width))
+    step = _step(size, round_to)
+    below = int(wanted // step) * step
+    near = [width for width in (below, below + step) if step <= width < size]
+    return min([size, *near], key=lambda width: (round(abs(width - wanted), 6), -width))
 
 
 def narrowest(size: int, ratio: float, round_to: int) -> int:

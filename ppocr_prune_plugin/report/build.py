@@ -14,16 +14,10 @@ import paddle
 from .. import __version__
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import PruningPlan
+from ..ratios.targets import MeasuredTarget, Ratio
 from ..section import PruneSection
 from ..sensitivity.store import SensitivityFile
 from .data import KeptWhole, Latency, Layer, Point, Report
-
-_COUNTED = {"pruned_params": "parameters", "pruned_latency": "latency"}
-
-
-def counted_by(target: str) -> str:
-    """What a target removes a share of, in words."""
-    return _COUNTED.get(target, "FLOPs")
 
 
 def collect(
@@ -31,6 +25,7 @@ def collect(
     groups: Sequence[ChannelGroup],
     training_only: Sequence[ChannelGroup],
     section: PruneSection,
+    target: Ratio | MeasuredTarget,
     source: str,
     plan: PruningPlan,
     file: SensitivityFile | None = None,
@@ -51,6 +46,7 @@ def collect(
         groups: those that could be pruned.
         training_only: those that no deployed network produces.
         section: the section that asked for it.
+        target: how much it asked for.
         source: where the section is written.
         plan: what was decided.
         file: the measured curves; None where nothing was measured.
@@ -61,11 +57,10 @@ def collect(
         files: label → path, to be listed.
         versions: name → version, beside those of the plugin, Paddle, NumPy and Python.
     """
-    target, value = section.target
     return Report(
         criterion=plan.criterion,
-        target=target,
-        target_value=value,
+        target=target.key,
+        target_value=target.value,
         flops=plan.flops,
         params=plan.params,
         layers=tuple(_layer(group, plan, file) for group in groups),
@@ -78,7 +73,7 @@ def collect(
         kept_whole=tuple(_kept_whole(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
-        feasibility_of=counted_by(target),
+        feasibility_of=target.counted,
         round_to=section.round_to,
         dry_run=section.dry_run,
         source=source,

@@ -1,0 +1,98 @@
+"""The sensitivity of one network in one run: the metric of the unpruned model, and the curves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .criteria import Ranker
+from .graph.groups import ChannelGroup
+from .network import Network
+from .ratios.budget import Curve
+from .ratios.targets import Depth
+from .recovery.batch_norm import BatchNormRecalibration
+from .section import PruneSection
+from .sensitivity.analysis import Analysis, check_baseline, check_direction, fingerprint
+from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
+from .sensitivity.store import SensitivityFile, open_sensitivity
+from .sensitivity.team import Team
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures the curves of the groups that may be pruned, with whoever is on the team.
+
+    ``ranker`` has seen the unpruned network; ``batches`` counts those that ``recalibration``
+    runs; ``folder`` takes the sensitivity file where the section names none.
+    """
+
+    network: Network
+    groups: Sequence[ChannelGroup]
+    section: PruneSection
+    evaluation: Evaluation
+    ranker: Ranker
+    recalibration: BatchNormRecalibration
+    batches: int
+    folder: Path
+    logger: logging.Logger
+    team: Team
+
+    def begin(self) -> Analysis:
+        """Evaluate the unpruned model, unless the sensitivity file has it; ``file`` of what comes
+        back is that file.
+
+        Raises:
+            PruneError: the metric falls as models get better, there is nothing to lose, or the
+                file does not fit.
+        """
+        analysis, evaluation = self._analysis(), self.evaluation
+        file = analysis.file
+        if file.baseline is None:
+            self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")
+            file.baseline, file.spread = evaluation.baseline(), spread(evaluation)
+        check_baseline(file.baseline, evaluation.metric)
+        said = f"{file.baseline:.4f}"
+        if file.spread is not None:
+            low, high = file.spread
+            said += (
+                f" ({low:.4f} to {high:.4f} on 95 of 100 other sets of {evaluation.images} images)"
+            )
+        self.logger.info(f"prune: {evaluation.metric} of the unpruned model: {said}")
+        return analysis
+
+    def curves(self, analysis: Analysis, depth: Depth) -> dict[str, Curve]:
+        """Measure what the file lacks; the curve of each group."""
+        number = f"all {self.evaluation.images} images"
+        if not self.section.sensitivity.exact:
+            number = f"at most {number}, as many as it takes to be {CONFIDENCE:.0%} sure of a point"
+        self.logger.info(
+            f"prune: sensitivity of {len(self.groups)} layers on {number}, each layer until its "
+            f"loss exceeds {depth.bound:g}; every point is kept in {analysis.file.json_path}"
+        )
+        analysis.rising(self.groups, depth.bound, depth.curve)
+        return {group.name: analysis.file.curve(group.name) for group in self.groups}
+
+    def follow(self) -> None:
+        """What the other ranks do: measure what rank 0 asks for, until it has decided."""
+        self._analysis().follow()
+
+    def _analysis(self) -> Analysis:
+        options, network = self.section.sensitivity, self.network
+        return Analysis(
+            network.model, network.graph, self._file(), self.evaluation, self.ranker,
+            options.ratios, self.section.round_to, self.recalibration, self.team, options.exact,
+        )  # fmt: skip
+
+    def _file(self) -> SensitivityFile:
+        """The sensitivity file that belongs to this run."""
+        evaluation, model = self.evaluation, self.network.model
+        check_direction(evaluation.metric)
+        stated = self.section.sensitivity.file
+        path = Path(stated) if stated else self.folder / "sen.pickle"
+        names = {structured: tensor.name for structured, tensor in model.named_parameters()}
+        belongs = fingerprint(
+            model, self.ranker.identity, evaluation.metric, evaluation.data, self.batches
+        )
+        return open_sensitivity(path, belongs, self.groups, names)
