@@ -168,20 +168,30 @@ class Analysis:
             self.team.post(f"done-{name}-{self.team.rank}")
             number += 1
 
+    def known(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> tuple[int, int]:
+        """How many points of these groups the file answers already, and how many are open: that
+        many are measured, or fewer where a loss on the way exceeds ``bound``."""
+        question = Question(bound, curve)
+        answered = sum(
+            self._settled(point, question)
+            for group in groups
+            for ratio, point in self.file.points.get(group.name, {}).items()
+            if ratio in self._widths(group)
+        )
+        return answered, sum(len(self._open(group, question)) for group in groups)
+
     def _work(self, task: str, job: Job) -> None:
         """Measure the groups of a job that no other process has taken."""
         question = Question(job.bound, job.curve)
-        plans = {name: list(self._widths(self.graph[name])) for name in job.groups}
-        total = sum(len(ratios) for ratios in plans.values())
-        with tqdm(total=total, desc="prune: sensitivity", unit="point") as bar:
-            for name, ratios in plans.items():
-                bar.set_postfix_str(name)
-                target = bar.n + len(ratios)
-                if self.team.claim(f"{task}-{name}"):
-                    self.file.points.setdefault(name, {})
-                    with self._reusing(self.graph[name]):
-                        for _ in self._rise(self.graph[name], ratios, question):
-                            bar.update()
+        groups = [self.graph[name] for name in job.groups]
+        total = sum(len(self._open(group, question)) for group in groups)
+        with tqdm(total=total, desc="prune: sensitivity", unit="point", disable=not total) as bar:
+            for group in groups:
+                bar.set_postfix_str(group.name)
+                target = bar.n + len(self._open(group, question))
+                if self.team.claim(f"{task}-{group.name}"):
+                    self.file.points.setdefault(group.name, {})
+                    self._rise(group, question, bar)
                 bar.update(target - bar.n)
         self.file.save()
 
@@ -196,15 +206,29 @@ class Analysis:
     def _widths(self, group: ChannelGroup) -> dict[float, int]:
         return planned_ratios(group, self.ratios, self.round_to)
 
-    def _rise(
-        self, group: ChannelGroup, ratios: Sequence[float], question: Question
-    ) -> Iterator[float]:
-        for ratio in ratios:
-            done = self.file.points[group.name]
+    def _open(self, group: ChannelGroup, question: Question) -> list[float]:
+        """Ratios that the file has no answer for, up to the first loss that exceeds the bound."""
+        done = self.file.points.get(group.name, {})
+        beyond = min((r for r, point in done.items() if point.loss > question.bound), default=1.0)
+        return [
+            ratio
+            for ratio in self._widths(group)
+            if ratio <= beyond and not (ratio in done and self._settled(done[ratio], question))
+        ]
+
+    def _rise(self, group: ChannelGroup, question: Question, bar: tqdm) -> None:
+        """Measure what is open of a group, and skip what lies beyond the bound. Where nothing is
+        open the model is not run: not even to see what could be reused."""
+        if self._open(group, question):
+            with self._reusing(group):
+                for ratio in self._widths(group):
+                    if ratio in self._open(group, question):
+                        self._measure(group, ratio, question)
+                        bar.update()
+        done = self.file.points[group.name]
+        for ratio in self._widths(group):
             if any(point.loss > question.bound for r, point in done.items() if r < ratio):
                 self._skip(group, ratio)
-            else:
-                yield self._measure(group, ratio, question)
 
     def _skip(self, group: ChannelGroup, ratio: float) -> None:
         skipped = self.file.skipped.setdefault(group.name, [])
@@ -212,11 +236,8 @@ class Analysis:
             skipped.append(ratio)
             skipped.sort()
 
-    def _measure(self, group: ChannelGroup, ratio: float, question: Question) -> float:
-        """The loss at a ratio, measured unless the file has an answer to the question."""
-        done = self.file.points[group.name]
-        if ratio in done and self._settled(done[ratio], question):
-            return done[ratio].loss
+    def _measure(self, group: ChannelGroup, ratio: float, question: Question) -> None:
+        """Measure the loss at a ratio."""
         width = self._widths(group)[ratio]
         item = GroupPlan(group.name, group.size, self._ranking(group).kept(width), width)
         test = self._test
@@ -227,11 +248,12 @@ class Analysis:
         finally:
             surgery.restore(self.model, undo)
         interval = None if found.low == found.high else (found.low, found.high)
-        done[ratio] = Point(found.loss, found.metric, found.images, interval)
+        self.file.points[group.name][ratio] = Point(
+            found.loss, found.metric, found.images, interval
+        )
         if ratio in self.file.skipped.get(group.name, []):
             self.file.skipped[group.name].remove(ratio)
         self.file.save()
-        return found.loss
 
     def _settled(self, point: Point, question: Question) -> bool:
         if point.interval is None:

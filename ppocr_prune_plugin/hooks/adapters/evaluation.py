@@ -15,17 +15,10 @@ from ...section import SensitivityOptions
 from ...sensitivity.batches import CachedBatches
 from ...sensitivity.spill import ArrayStore
 from .calls import takes_labels
+from .decisions import evaluation_type
 from .metric_states import Both, MetricStates, State
 from .polygons import cached_polygons
-
-# What tools/eval.py calls these algorithms when it evaluates them.
-_MODEL_TYPES = {
-    "CAN": "can",
-    "LaTeXOCR": "latexocr",
-    "UniMERNet": "unimernet",
-    "PP-FormulaNet-S": "pp_formulanet",
-    "PP-FormulaNet-L": "pp_formulanet",
-}
+from .tree import tree_in_use
 
 
 class PaddleOCREvaluation:
@@ -116,7 +109,6 @@ class PaddleOCREvaluation:
         """PaddleOCR's ``eval`` on some units."""
         arguments = self._arguments
         architecture = arguments["config"]["Architecture"]
-        algorithm = architecture.get("algorithm")
         amp = {
             key: arguments[key]
             for key in ("scaler", "amp_level", "amp_custom_black_list")
@@ -129,7 +121,7 @@ class PaddleOCREvaluation:
                     _EveryBatch(self._batches.select(units, self._start)),
                     arguments["post_process_class"],
                     metric,
-                    _MODEL_TYPES.get(str(algorithm), architecture.get("model_type")),
+                    evaluation_type(tree_in_use(), architecture),
                     takes_labels(arguments["config"]),
                     **amp,
                 )
