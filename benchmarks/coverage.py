@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from coverage_table import CONFIGS, STOCK, names_of
+from versions import paddle_version
 
 from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree, require_tree, tree_version
@@ -119,7 +120,7 @@ def shown(row: Result, label: str) -> Result:
         **numbers,
         "note": _plain("; ".join(notes)),
         "tree": label,
-        "paddle": _paddle(),
+        "paddle": paddle_version(),
     }
 
 
@@ -170,12 +171,6 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<!\w)/(?:[\w.+-]+/)+", "", " ".join(text.split()))
     text = re.sub(r"0x[0-9a-f]+", "0x…", text)
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _paddle() -> str:
-    import paddle
-
-    return str(paddle.__version__)
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
+from versions import paddle_version
 
 from ppocr_prune_plugin.errors import EXIT_CODE
 from ppocr_prune_plugin.files import write_atomically
@@ -75,14 +76,12 @@ def _judged(code: int, out: str, err: str) -> tuple[str, str]:
 
 def page(tree: Path, rows: dict[str, Row]) -> str:
     """The table as Markdown."""
-    import paddle
-
     count = Counter(str(row["status"]) for row in rows.values())
     slowest = max(float(row["seconds"]) for row in rows.values())
     lines = [
         "# `ppocr-prune groups` on the stock configs",
         "",
-        f"PaddleOCR {tree_version(tree) or '(version not stated)'}, Paddle {paddle.__version__}:"
+        f"PaddleOCR {tree_version(tree) or '(version not stated)'}, Paddle {paddle_version()}:"
         f" {len(rows)} configs, {count['ok']} ok, {count['refused']} refused,"
         f" {count['failed']} failed; the slowest took {slowest:.0f} s of CPU time.",
         "",

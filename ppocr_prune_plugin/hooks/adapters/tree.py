@@ -186,8 +186,9 @@ def _reading_dictionaries(config: Mapping[str, Any], path: str | Path) -> Iterat
 
 
 def _missing_package(path: str | Path, error: ImportError) -> PruneError:
+    package = (error.name or "").partition(".")[0] or "that it names"
     return PruneError(
-        f"{path}: PaddleOCR's code needs the package {error.name}, which cannot be imported"
+        f"{path}: PaddleOCR's code needs the package {package}, which cannot be imported"
         f" ({error}). Install it to work with this config."
     )
 
