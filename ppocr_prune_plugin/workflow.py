@@ -253,7 +253,8 @@ class PruningRun:
 
         def measured(bound: float, curve: bool) -> dict[str, Curve]:
             self._announce(groups, file, f"each layer until its loss exceeds {bound:g}")
-            self._announce_known(*analysis.known(groups, bound, curve))
+            if reused := analysis.reused(groups, bound, curve):
+                self.logger.info(f"prune: {reused}")
             analysis.rising(groups, bound, curve)
             curves = {group.name: file.curve(group.name) for group in groups}
             self._show_targets(curves, sizes)
@@ -287,12 +288,6 @@ class PruningRun:
             f"prune: sensitivity of {len(groups)} layers on {number}, {extent}; every point is "
             f"kept in {file.json_path}"
         )
-
-    def _announce_known(self, known: int, left: int) -> None:
-        """Say what need not be measured, at the first extent; later ones go on with it."""
-        if known and not self._targets:
-            rest = f"at most {left} are left to measure" if left else "none is left to measure"
-            self.logger.info(f"prune: {known} points of an earlier run are reused; {rest}")
 
     def _spend(
         self, curves: Mapping[str, Curve], sizes: Mapping[str, int], key: str, share: float

@@ -147,12 +147,14 @@ class Analysis:
     def _lead(self, job: Job) -> None:
         """Do a job with whoever is on the team, and collect what they found."""
         self.file.save()  # where the others begin
+        before = self._points()
         name = self.team.post_next("job", json.dumps(asdict(job)))
         self._work(name, job)
         for rank in self.team.others:
             assert self.team.folder is not None
             self.team.wait(f"done-{name}-{rank}")
             self.file.merge(self.file.reopened(part(self.team.folder, rank)))
+        self._measured.update(self._points() - before)
         self.file.save()
 
     def follow(self) -> None:
@@ -168,17 +170,19 @@ class Analysis:
             self.team.post(f"done-{name}-{self.team.rank}")
             number += 1
 
-    def known(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> tuple[int, int]:
-        """How many points of these groups the file answers already, and how many are open: that
-        many are measured, or fewer where a loss on the way exceeds ``bound``."""
+    def reused(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> str:
+        """What a line of the log says, before :meth:`rising`, of the points of an earlier run that
+        answer its question; empty where there are none."""
         question = Question(bound, curve)
-        answered = sum(
-            self._settled(point, question)
+        known = sum(
+            (group.name, ratio) not in self._measured
             for group in groups
             for ratio, point in self.file.points.get(group.name, {}).items()
-            if ratio in self._widths(group)
+            if ratio in self._widths(group) and self._settled(point, question)
         )
-        return answered, sum(len(self._open(group, question)) for group in groups)
+        left = sum(len(self._open(group, question)) for group in groups)
+        rest = f"at most {left} are left to measure" if left else "none is left to measure"
+        return f"{known} points of an earlier run are reused; {rest}" if known else ""
 
     def _work(self, task: str, job: Job) -> None:
         """Measure the groups of a job that no other process has taken."""
@@ -251,6 +255,7 @@ class Analysis:
         self.file.points[group.name][ratio] = Point(
             found.loss, found.metric, found.images, interval
         )
+        self._measured.add((group.name, ratio))
         if ratio in self.file.skipped.get(group.name, []):
             self.file.skipped[group.name].remove(ratio)
         self.file.save()
@@ -259,6 +264,15 @@ class Analysis:
         if point.interval is None:
             return True
         return not self.exact and question.answered(point.loss, point.low, point.high)
+
+    @functools.cached_property
+    def _measured(self) -> set[tuple[str, float]]:
+        """Groups and ratios that this run has measured."""
+        return set()
+
+    def _points(self) -> set[tuple[str, float]]:
+        """Groups and ratios of the file."""
+        return {(name, ratio) for name, points in self.file.points.items() for ratio in points}
 
     @functools.cached_property
     def _test(self) -> SequentialTest:
