@@ -71,6 +71,8 @@ class Measuring:
             f"prune: sensitivity of {len(self.groups)} layers on {number}, each layer until its "
             f"loss exceeds {depth.bound:g}; every point is kept in {analysis.file.json_path}"
         )
+        if reused := analysis.reused(self.groups, depth.bound, depth.curve):
+            self.logger.info(f"prune: {reused}")
         analysis.rising(self.groups, depth.bound, depth.curve)
         return {group.name: analysis.file.curve(group.name) for group in self.groups}
 

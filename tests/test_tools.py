@@ -269,6 +269,9 @@ def test_a_killed_analysis_goes_on_where_it_was(tools: Tools, tmp_path: Path) ->
     again = json.loads((folder / "sensitivity.json").read_text())
     assert again == whole
     assert "evaluate the unpruned model" not in log
+    assert re.search(
+        rf"prune: {survived} points of an earlier run are reused; at most \d+ are left", log
+    )
     assert (folder / "plan.prune.json").read_text() == (
         tmp_path / "whole/prune/plan.prune.json"
     ).read_text()

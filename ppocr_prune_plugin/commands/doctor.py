@@ -7,8 +7,6 @@ With a config its model is built, traced, pruned by a little and exported, too, 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -22,6 +20,7 @@ from pathlib import Path
 from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
+from ..hooks.adapters.algorithms import unknown_algorithms
 from ..hooks.adapters.tree import find_tree, require_tree
 from ..hooks.points import check_tree
 from ..hooks.release import Release, release_numbers, release_of
@@ -277,21 +276,13 @@ def _hook_findings(tree: Path) -> Iterator[Finding]:
 
 
 def _algorithm_findings(tree: Path) -> Iterator[Finding]:
-    unknown = _unknown_algorithms(tree)
+    unknown = unknown_algorithms(tree)
     if unknown:
         yield Finding(
             "note",
             f"algorithms of this tree that are not known here: {', '.join(unknown)}; what their "
             "networks take is guessed from the type of the model",
         )
-
-
-def _unknown_algorithms(tree: Path) -> Sequence[str]:
-    name = "ppocr_prune_plugin.hooks.adapters.algorithms"
-    if importlib.util.find_spec(name) is None:
-        return ()
-    unknown: Sequence[str] = importlib.import_module(name).unknown_algorithms(tree)
-    return unknown
 
 
 def _first_installed(*names: str) -> tuple[str, str | None]:

@@ -16,17 +16,10 @@ from ...section import SensitivityOptions
 from ...sensitivity.batches import CachedBatches
 from ...sensitivity.spill import ArrayStore
 from .calls import takes_labels
+from .decisions import evaluation_type
 from .metric_states import Both, MetricStates, State
 from .polygons import cached_polygons
-
-# What tools/eval.py calls these algorithms when it evaluates them.
-_MODEL_TYPES = {
-    "CAN": "can",
-    "LaTeXOCR": "latexocr",
-    "UniMERNet": "unimernet",
-    "PP-FormulaNet-S": "pp_formulanet",
-    "PP-FormulaNet-L": "pp_formulanet",
-}
+from .tree import tree_in_use
 
 
 class PaddleOCREvaluation:
@@ -123,7 +116,6 @@ class PaddleOCREvaluation:
         """PaddleOCR's ``eval`` on some units."""
         arguments = self._arguments
         architecture = arguments["config"]["Architecture"]
-        algorithm = architecture.get("algorithm")
         try:
             with _without_bars(self._program), cached_polygons():
                 metrics: Mapping[str, Any] = self._program.eval(
@@ -131,9 +123,7 @@ class PaddleOCREvaluation:
                         **self._shared,
                         "valid_dataloader": _EveryBatch(self._batches.select(units, self._start)),
                         "eval_class": metric,
-                        "model_type": _MODEL_TYPES.get(
-                            str(algorithm), architecture.get("model_type")
-                        ),
+                        "model_type": evaluation_type(tree_in_use(), architecture),
                         "extra_input": takes_labels(arguments["config"]),
                     }
                 )
