@@ -138,7 +138,7 @@ def recover(kind: Kind, out: Path, images: Sequence[Path], conv_kxk_num: int = 1
     target = out if out.suffix == ".pdparams" else Path(f"{out}.pdparams")
     model = recovered_model(kind, images, conv_kxk_num)
     with replacing(target) as temporary:
-        paddle.save(model.state_dict(), str(temporary))
+        paddle.save(model.state_dict(), temporary.name)
     return target
 
 
