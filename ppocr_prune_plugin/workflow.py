@@ -36,7 +36,8 @@ from .report.lines import (
     summary,
 )
 from .section import PruneSection
-from .sensitivity.analysis import Analysis, check_baseline, check_direction, fingerprint
+from .sensitivity.analysis import Analysis, check_baseline, check_direction
+from .sensitivity.identity import fingerprint
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
 from .sensitivity.store import SensitivityFile, open_sensitivity
 from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
@@ -58,8 +59,10 @@ class PruningRun:
     some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
-    ``team``: who else works on it; ``widths`` are the channels that groups keep where that was
-    decided before, on a network of the same structure: nothing is analysed then.
+    ``settings`` are what else losses depend on, by name, where the criterion looks at the network
+    (True) or at weights alone; ``team``: who else works on it; ``widths`` are the channels that
+    groups keep where that was decided before, on a network of the same structure: nothing is
+    analysed then.
     """
 
     network: Network
@@ -71,6 +74,7 @@ class PruningRun:
     folder: Path
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
     team: Team = field(default_factory=Team)
     widths: Mapping[str, int] | None = None
     _latency: NetworkLatency | None = field(init=False, default=None)
@@ -95,7 +99,7 @@ class PruningRun:
         try:
             plan = self._lead(optimizer)
         except BaseException:
-            self.team.post(FAILED)
+            self.team.post_failure()
             raise
         finally:
             if self._latency is not None:
@@ -114,10 +118,9 @@ class PruningRun:
     def _follow(self, optimizer: paddle.optimizer.Optimizer | None) -> PruningPlan:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network, section = self.network, self.section
-        groups = network.prunable(section, self.source)
         recalibration = BatchNormRecalibration(network.model, self.calibration)
         if self._analyses:
-            self._analysis(self._sensitivity_file(groups), recalibration).follow()
+            self._analysis(self._sensitivity_file(), recalibration).follow()
         if self.team.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self.folder / "plan.prune.json")
@@ -144,7 +147,7 @@ class PruningRun:
             if evaluation is not None:
                 baseline, noise = evaluation.baseline(), spread(evaluation)
         else:
-            file = self._measured_baseline(groups)
+            file = self._measured_baseline()
             baseline, noise = file.baseline, file.spread
             widths = self._widths_by_curves(groups, file, recalibration)
         plan = make_plan(network, widths, self._ranker)
@@ -189,8 +192,8 @@ class PruningRun:
                 f"prune: operation {op} ({count}x) has no rule; what reaches it is kept"
             )
 
-    def _sensitivity_file(self, groups: Sequence[ChannelGroup]) -> SensitivityFile:
-        """The sensitivity file that belongs to this run."""
+    def _sensitivity_file(self) -> SensitivityFile:
+        """The sensitivity file that belongs to this run, with what ranks of earlier runs added."""
         section, evaluation = self.section, self.evaluation
         if evaluation is None:
             raise PruneError(
@@ -208,12 +211,17 @@ class PruningRun:
             evaluation.metric,
             evaluation.data,
             len(self.calibration),
+            self.settings(self._ranker.looks),
         )
-        return open_sensitivity(path, belongs, groups, names)
+        file, remark = open_sensitivity(path, belongs, self.network.graph.groups, names)
+        if remark and self.team.rank == 0:
+            self.logger.warning(f"prune: {remark}")
+        file.merge_ranks(self.folder / "ranks")
+        return file
 
-    def _measured_baseline(self, groups: Sequence[ChannelGroup]) -> SensitivityFile:
+    def _measured_baseline(self) -> SensitivityFile:
         """The sensitivity file, with the metric of the unpruned model in it."""
-        file, evaluation = self._sensitivity_file(groups), self.evaluation
+        file, evaluation = self._sensitivity_file(), self.evaluation
         assert evaluation is not None
         if file.baseline is None:
             self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")

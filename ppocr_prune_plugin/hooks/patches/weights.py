@@ -305,14 +305,17 @@ def _wrap_save(original: Any) -> Any:
     signature = signatures.signature(original)
 
     @functools.wraps(original)
+    @exit_on_error
     def save_model(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         plan = plan_of_model(call.arguments["model"])
+        folder, prefix = call.arguments["model_path"], call.arguments["prefix"]
         if plan is not None:
-            folder, prefix = call.arguments["model_path"], call.arguments["prefix"]
+            # Before the weights: whenever this process is killed, there are none without a plan.
             plan.save(plan_path(os.path.join(folder, prefix)))
+        result = original(*args, **kwargs)
+        if plan is not None:
             if os.path.isfile(os.path.join(folder, "best_model", "model.pdparams")) and (
                 prefix == "best_accuracy"
             ):
