@@ -35,6 +35,7 @@ from .report.lines import (
     plan_table,
     summary,
 )
+from .run_lock import own
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, check_direction
 from .sensitivity.identity import fingerprint
@@ -203,6 +204,12 @@ class PruningRun:
         check_direction(evaluation.metric)
         stated = section.sensitivity.file
         path = Path(stated) if stated else self.folder / "sen.pickle"
+        if stated and self.team.rank == 0:
+            own(
+                path.with_name(path.name + ".lock"),
+                f"{self.source}: Prune.sensitivity.file: {path}",
+                "Wait for its end, or name another file.",
+            )
         model = self.network.model
         names = {structured: tensor.name for structured, tensor in model.named_parameters()}
         belongs = fingerprint(

@@ -1,4 +1,4 @@
-"""Batch norms after a cut: what lost nothing stays, a known shift is followed, nothing is chance."""
+"""Batch norms after a cut: what lost nothing stays, a shift is followed, nothing is chance."""
 
 from __future__ import annotations
 

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import os
 import secrets
-import shlex
 import shutil
-import socket
-import sys
-import time
 from pathlib import Path
 
 import paddle
 import paddle.distributed as dist
 
 from ...errors import PruneError
-from ...files import read_file, writing
-from ...holding import Held, hold
+from ...files import writing
+from ...run_lock import own
 from ...sensitivity.team import Team
-
-_LOCK = "lock"
-
-# Folders that this process works in, until it ends.
-_owned: dict[Path, Held] = {}
 
 
 def gather(folder: Path) -> Team:
@@ -36,12 +24,12 @@ def gather(folder: Path) -> Team:
         PruneError: the folder cannot be written, or another process is at work in it; on all ranks.
     """
     if dist.get_world_size() == 1:
-        own(folder)
+        _own(folder)
         return Team()
     rank, run, problem = dist.get_rank(), 0, None
     if rank == 0:
         try:
-            own(folder)
+            _own(folder)
             run = _new_run(folder / "ranks")
         except PruneError as error:
             problem = error
@@ -53,27 +41,12 @@ def gather(folder: Path) -> Team:
     return Team(_run_folder(folder / "ranks", run), rank, dist.get_world_size())
 
 
-def own(folder: Path) -> None:
-    """Let no other run work in a folder while this process lives.
-
-    Raises:
-        PruneError: another one does; the message says which.
-    """
-    path = folder.absolute() / _LOCK
-    if path in _owned:
-        return
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = hold(path)
-        if held is not None:
-            held.write(_introduction())
-    if held is None:
-        raise PruneError(
-            f"{folder}: another run is at work there: {_introduced(path)}. Wait for its end, or "
-            "name another folder with Global.save_model_dir."
-        )
-    _owned[path] = held
-    atexit.register(held.release)
+def _own(folder: Path) -> None:
+    own(
+        folder / "lock",
+        str(folder),
+        "Wait for its end, or name another folder with Global.save_model_dir.",
+    )
 
 
 def _new_run(ranks: Path) -> int:
@@ -90,15 +63,3 @@ def _new_run(ranks: Path) -> int:
 
 def _run_folder(ranks: Path, run: int) -> Path:
     return ranks / f"run-{run:x}"
-
-
-def _introduction() -> str:
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
-    return f"process {os.getpid()} on {socket.gethostname()} since {now}: {command}"
-
-
-def _introduced(path: Path) -> str:
-    with contextlib.suppress(PruneError):
-        return read_file(path, "the lock").decode("utf-8", "replace") or "a process"
-    return "a process"
