@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ Check: TypeAlias = Callable[[Any, str], None]
 """Raises :class:`Misfit` where a value, at a place in the document, is not what it should be."""
 
 _DIGITS = 19  # of whole numbers: 64 bits
+_HUGE = sys.float_info.max
 LARGEST = 2**53  # the largest whole number that every reader of JSON keeps exactly
 
 
@@ -213,8 +215,8 @@ def number(least: float = -math.inf, most: float = math.inf) -> Check:
     def check(value: Any, place: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Misfit(place, "a number", value)
-        if not least <= value <= most:
-            raise Misfit(place, f"a number from {least:g} to {most:g}", value)
+        if not max(least, -_HUGE) <= value <= min(most, _HUGE):
+            raise Misfit(place, f"a finite number from {least:g} to {most:g}", value)
 
     return check
 

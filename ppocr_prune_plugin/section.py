@@ -334,8 +334,8 @@ def _show(value: object) -> str:
 
 
 def _short(value: object) -> str:
-    """Text as it is, or another value as it is quoted, where that is not too long."""
-    text = value if isinstance(value, str) else quoted(value)
+    """Text as it is, or another value as YAML writes it, where that is not too long."""
+    text = value if isinstance(value, str) else "null" if value is None else quoted(value)
     return text if len(text) <= 200 else text[:200] + "…"
 
 

@@ -332,6 +332,10 @@ def _bytearray(values: Any = b"", encoding: Any = "latin-1") -> Any:
     return values
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _as_tuple(items: Any = ()) -> tuple[Any, ...]:
     """Paddle's ``(name, array)``."""
     if not isinstance(items, list | tuple) or len(items) > _LONGEST_TUPLE:
@@ -354,6 +358,8 @@ _MADE: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encoded,
     "builtins.tuple": _as_tuple,
     "__builtin__.tuple": _as_tuple,
+    "builtins.bytes": _no_bytes,
+    "__builtin__.bytes": _no_bytes,
     "builtins.bytearray": _bytearray,
     "__builtin__.bytearray": _bytearray,
     "collections.OrderedDict": _ordered,

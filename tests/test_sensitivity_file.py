@@ -112,7 +112,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda c: c["groups"]["a"]["points"]["0.2"].update(images=0), "images: should be a whole"),
         (
             lambda c: c["groups"]["a"].update(skipped=[2]),
-            r"skipped\[0\]: should be a number from 0",
+            r"skipped\[0\]: should be a finite number from 0",
         ),
         (lambda c: c["groups"]["a"].pop("weight"), "groups.a.weight: should be there"),
         (lambda c: c.update(baseline=0.5), "baseline: should be within its spread"),
