@@ -34,8 +34,14 @@ def campaign(request: pytest.FixtureRequest) -> Campaign:
     return Campaign(np.random.default_rng([request.param, *name]), LONG)
 
 
-@pytest.fixture
-def only_long() -> None:
-    """For what takes real tools many times."""
-    if not LONG:
-        pytest.skip("runs with `make test-faults`")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes real tools many times is not in the sample."""
+    if LONG:
+        return
+    left = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: runs with `make test-faults` only")

@@ -136,7 +136,7 @@ def check_full(
     assert not [name for name in files if "tmp" in name]
 
 
-@pytest.mark.usefixtures("only_long")
+@pytest.mark.long
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     check_full(*work([], tmp_path, 20_000), why="ulimit -f")
 
@@ -148,7 +148,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_full(said, files, whole, why="No space left on device. Make room there")
 
 
-@pytest.mark.usefixtures("only_long")
+@pytest.mark.long
 @needs_mount
 def test_a_disk_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by root, whom no rights of a file keep out."""
@@ -166,7 +166,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     assert all("Permission denied. Make it writable" in message for message in said.values())
 
 
-@pytest.mark.usefixtures("only_long")
+@pytest.mark.long
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "prune").write_text("precious")
     said, _, _ = work([], tmp_path, 0, "small")
