@@ -137,7 +137,7 @@ def recover(
     target = out if out.suffix == ".pdparams" else Path(f"{out}.pdparams")
     model = recovered_model(kind, images, conv_kxk_num, release=release)
     with replacing(target) as temporary:
-        paddle.save(model.state_dict(), str(temporary))
+        paddle.save(model.state_dict(), temporary.name)
     return target
 
 

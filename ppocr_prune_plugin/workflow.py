@@ -37,8 +37,10 @@ class PruningRun:
     some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
-    ``team``: who else works on it; ``widths`` are the channels that groups keep where that was
-    decided before, on a network of the same structure: nothing is analysed then.
+    ``settings`` are what else losses depend on, by name, where the criterion looks at the network
+    (True) or at weights alone; ``team``: who else works on it; ``widths`` are the channels that
+    groups keep where that was decided before, on a network of the same structure: nothing is
+    analysed then.
     """
 
     network: Network
@@ -50,6 +52,7 @@ class PruningRun:
     folder: Path
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
     team: Team = field(default_factory=Team)
     widths: Mapping[str, int] | None = None
 
@@ -65,7 +68,7 @@ class PruningRun:
         try:
             plan = self._lead(target)
         except BaseException:
-            self.team.post(FAILED)
+            self.team.post_failure()
             raise
         self.team.post(FINISHED)
         return plan
@@ -147,8 +150,9 @@ class PruningRun:
                 "sensitivity, and Eval is empty. Fill the Eval section, or prune by Prune.ratio."
             )
         return Measuring(
-            self.network, groups, self.section, self.evaluation, ranker, recalibration,
-            len(self.calibration), self.folder, self.logger, self.team,
+            self.network, groups, self.section, self.source, self.evaluation, ranker,
+            recalibration, len(self.calibration), self.settings, self.folder, self.logger,
+            self.team,
         )  # fmt: skip
 
     def _ranker(self) -> Ranker:

@@ -80,7 +80,7 @@ def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, i
                 f"{' and '.join(map(str, shapes))}. Nothing was written; try another --opset."
             )
         with replacing(target) as final:
-            final.write_bytes(written.read_bytes())
+            final.write(written.read_bytes())
     return Converted(difference, shapes, characters)
 
 

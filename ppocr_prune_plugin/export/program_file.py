@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import PruneError
-from ..files import replacing
+from ..files import replacing, write_atomically
 
 Array = npt.NDArray[Any]
 Raw = dict[str, Any]
@@ -101,10 +101,9 @@ class ProgramFile:
         _block(content)["ops"] = [self._written(node) for node in self.nodes]
         used = {self.parameter_name(node) for node in self.nodes}
         arrays = {name: array for name, array in self.parameters.items() if name in used}
-        with replacing(Path(f"{prefix}.pdiparams")) as temporary, open(temporary, "wb") as file:
+        with replacing(Path(f"{prefix}.pdiparams")) as file:
             file.writelines(_tensor_bytes(arrays[name]) for name in sorted(arrays))
-        with replacing(Path(f"{prefix}.json")) as temporary:
-            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        write_atomically(Path(f"{prefix}.json"), json.dumps(content, separators=(",", ":")))
 
     def _written(self, node: Node) -> Raw:
         raw = dict(node.raw)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import paddle
 from tqdm import tqdm
@@ -31,25 +29,6 @@ from .team import ENDINGS, Team
 _LOWER_IS_BETTER = frozenset(
     {"loss", "err", "error", "cer", "wer", "mse", "rmse", "mae", "perplexity"}
 )
-
-
-def fingerprint(
-    model: paddle.nn.Layer, criterion: str, metric: str, data: str, bn_batches: int
-) -> dict[str, str]:
-    """What a sensitivity file belongs to."""
-    structure, weights = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        array = tensor.numpy()
-        structure.update(f"{name}{array.shape}".encode())
-        weights.update(array.tobytes())
-    return {
-        "model": structure.hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "criterion": criterion,
-        "metric": metric,
-        "evaluation set": data,
-        "bn_batches": str(bn_batches),
-    }
 
 
 def check_direction(metric: str) -> None:
@@ -107,11 +86,6 @@ class Job:
     curve: bool
 
 
-def part(folder: Path, rank: int) -> Path:
-    """The sensitivity file of one process of several."""
-    return folder / f"rank{rank}.pickle"
-
-
 @dataclass(frozen=True)
 class Analysis:
     """Measures points of one model into one file.
@@ -151,21 +125,19 @@ class Analysis:
         name = self.team.post_next("job", json.dumps(asdict(job)))
         self._work(name, job)
         for rank in self.team.others:
-            assert self.team.folder is not None
-            self.team.wait(f"done-{name}-{rank}")
-            self.file.merge(self.file.reopened(part(self.team.folder, rank)))
+            self.team.wait(f"done-{name}-{rank}", rank=rank)
+            self.file.merge(self.file.reopened(self.file.of_rank(self.team.points, rank)))
         self._measured.update(self._points() - before)
         self.file.save()
 
     def follow(self) -> None:
         """Help rank 0 with its jobs until it has finished or failed."""
-        assert self.team.folder is not None
         main, number = self.file.path, 0
         while self.team.wait(f"job-{number}", *ENDINGS) not in ENDINGS:
             name = f"job-{number}"
             raw = json.loads(self.team.read(name))
             self.file.merge(self.file.reopened(main))
-            self.file.path = part(self.team.folder, self.team.rank)
+            self.file.path = self.file.of_rank(self.team.points, self.team.rank)
             self._work(name, Job(tuple(raw["groups"]), raw["bound"], raw["curve"]))
             self.team.post(f"done-{name}-{self.team.rank}")
             number += 1

@@ -19,12 +19,13 @@ from ...report.lines import summary
 from ...section import PruneSection
 from ...sensitivity.team import Team
 from ...workflow import PruningRun
-from ..adapters.calibration_batches import calibration_batches, few_pictures
+from ..adapters.calibration_batches import calibration_batches, few_images
 from ..adapters.calls import training_forward
 from ..adapters.evaluation import PaddleOCREvaluation
 from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
 from ..adapters.ranks import gather
+from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, Part, arguments_of, combined, families, parts_of
 from ..release import release_of
@@ -161,23 +162,34 @@ def _prune_part(
         else None
     )
     try:
+        batches = calibration_batches(whole, section.bn_batches, batches_folder, team)
+
+        def settings(looks: bool) -> dict[str, str]:
+            found = measured_settings(arguments["config"], _versions(module), batches)
+            if looks:
+                seen = calibration_batches(whole, _for_gradients(section), batches_folder, team)
+                found.update(gradient_settings(whole["config"], seen))
+            return found
+
         return PruningRun(
             network,
             section,
             source,
             evaluation,
             [
-                functools.partial(training_forward, part.model, few_pictures(batch), part.config)
-                for batch in calibration_batches(whole, section.bn_batches, batches_folder, team)
+                functools.partial(training_forward, part.model, few_images(batch), part.config)
+                for batch in batches
             ],
             functools.partial(_gradients, section, part, whole, batches_folder, team),
             folder,
             logger,
             _versions(module),
+            settings,
             team,
             widths,
         ).run()
     finally:
+        team.close()
         if evaluation is not None:
             evaluation.close()
 
@@ -187,7 +199,7 @@ def _gradients(
 ) -> list[dict[str, Array]]:
     """Gradients of the training loss, for each calibration batch by itself; at least for one."""
     model, config = inner(arguments["model"]), arguments["config"]
-    batches = calibration_batches(arguments, max(section.bn_batches, 1), folder, team)
+    batches = calibration_batches(arguments, _for_gradients(section), folder, team)
 
     def loss(batch: Any) -> Any:
         return arguments["loss_class"](training_forward(model, batch, config), batch)["loss"]
@@ -202,6 +214,11 @@ def _gradients(
         }
         for gradients in found
     ]
+
+
+def _for_gradients(section: PruneSection) -> int:
+    """Number of batches that gradients are taken on."""
+    return max(section.bn_batches, 1)
 
 
 def _versions(program: ModuleType) -> dict[str, str]:
