@@ -31,6 +31,7 @@ from coverage_table import Config, config_of
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.export.exported import ExportedModel
 from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.graph.groups import ChannelGroup
 from ppocr_prune_plugin.graph.trace import is_spec, map_inputs
@@ -39,7 +40,7 @@ from ppocr_prune_plugin.hooks.adapters.state import set_plan
 from ppocr_prune_plugin.hooks.adapters.tracing import network_of
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.hooks.finder import install
-from ppocr_prune_plugin.hooks.patches.export import run_inference, wrap
+from ppocr_prune_plugin.hooks.patches.export import wrap
 from ppocr_prune_plugin.network import (
     Network,
     apply_checked,
@@ -331,11 +332,16 @@ def export(model: paddle.nn.Layer, config: Config, folder: Path) -> None:
     module.export_single_model(**{key: arguments[key] for key in known if key in arguments})
 
 
+def run_exported(folder: Path, config: Config) -> None:
+    """Run what :func:`export` has written."""
+    ExportedModel(folder / "inference").run([random_inputs(example_inputs(config))])
+
+
 def reason_of_export(model: paddle.nn.Layer, config: Config, folder: Path) -> str:
     """Why PaddleOCR's export of an unpruned model fails, or its result; empty where both work."""
     try:
         export(model, config, folder)
-        run_inference(str(folder / "inference"), example_inputs(config))
+        run_exported(folder, config)
     except (Exception, SystemExit) as error:
         return short(error)
     return ""
@@ -359,7 +365,7 @@ def export_unpruned(config: Config) -> None:
     model.set_state_dict({name: tensor.numpy() for name, tensor in trained.state_dict().items()})
     with tempfile.TemporaryDirectory() as folder:
         export(model, config, Path(folder))
-        run_inference(str(Path(folder) / "inference"), example_inputs(config))
+        run_exported(Path(folder), config)
 
 
 def main() -> int:

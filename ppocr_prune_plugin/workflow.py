@@ -198,10 +198,10 @@ class PruningRun:
         if self.network.unseen:
             self.logger.warning(f"prune: {self.network.unseen}")
         for line in frozen_lines(self.network.graph, self.network.training_only):
-            self.logger.info(f"prune: kept whole: {line}")
+            self.logger.info(f"prune: frozen: {line}")
         for op, count in self.network.graph.unknown.items():
             self.logger.warning(
-                f"prune: operation {op} ({count}x) has no rule; what reaches it is kept"
+                f"prune: operation {op} ({count}x) has no rule; what reaches it is frozen"
             )
 
     @property

@@ -144,7 +144,7 @@ def test_students_get_the_same_widths_and_the_teacher_stays(
     assert {name.replace("Student.", "Student2.") for name in mine} == set(kept) - mine
     # Each by its own ranking.
     assert any(kept[n] != kept[n.replace("Student.", "Student2.")] for n in mine)
-    assert "prune: kept whole: Teacher" not in log
+    assert "prune: frozen: Teacher" not in log
     assert right_after(log)["before"] > 0.8
 
 

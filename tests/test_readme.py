@@ -51,7 +51,7 @@ def test_links_lead_somewhere(guide: str) -> None:
     headings = re.findall(r"^#+ (.+)$", text(guide), re.M)
     anchors = {"#" + re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
     targets = re.findall(r"\]\(([^)]+)\)", text(guide))
-    assert len(targets) > 10
+    assert len(targets) == text(guide).count("](") > 0
     for target in targets:
         assert target in anchors or (ROOT / target).exists(), target
 
@@ -63,4 +63,7 @@ def test_both_languages_show_the_same_commands() -> None:
         return [line for line in lines if line]
 
     english, chinese = (commands(guide) for guide in GUIDES)
-    assert english == chinese and len(english) >= 9
+    assert english == chinese
+    # Each of the steps is shown, and nothing of what is shown was overlooked.
+    for step in ("pip install", "train.py", "eval.py", "export_model.py", "ppocr-prune"):
+        assert any(step in line for line in english), step

@@ -124,7 +124,8 @@ def test_only_calibrated_weights_start_training_from_the_function(
         model.train()
         found = outputs(model, x)[:, 0] > 0.3
         overlap[calibrated] = (found & expected).sum() / (found | expected).sum()
-    assert overlap[True] > 2 * overlap[False], overlap
+    # What is missing of a perfect match becomes less than half by the calibration.
+    assert 1 - overlap[True] < (1 - overlap[False]) / 2, overlap
 
 
 @pytest.mark.usefixtures("tree")

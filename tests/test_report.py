@@ -24,7 +24,14 @@ from ppocr_prune_plugin.ratios.feasibility import feasibility
 from ppocr_prune_plugin.ratios.search import Search
 from ppocr_prune_plugin.ratios.targets import target_of
 from ppocr_prune_plugin.report.build import collect
-from ppocr_prune_plugin.report.data import KeptWhole, Latency, Layer, Point, Report, load_report
+from ppocr_prune_plugin.report.data import (
+    FrozenChannels,
+    Latency,
+    Layer,
+    Point,
+    Report,
+    load_report,
+)
 from ppocr_prune_plugin.report.html import render, write_report
 from ppocr_prune_plugin.section import parse_section
 from ppocr_prune_plugin.sensitivity.store import Point as Measured
@@ -51,7 +58,7 @@ def report() -> Report:
         before=0.9,
         after=0.6,
         images=8,
-        kept_whole=(KeptWhole("head.conv", 7, f"it is {NASTY}"),),
+        frozen=(FrozenChannels("head.conv", 7, f"it is {NASTY}"),),
         unknown={"odd_op": 3},
         feasibility=((0.2, 0.001), (0.4, 0.03), (0.6, 1.5), (0.8, None)),
         source=f"{NASTY}.yml",
@@ -267,7 +274,7 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     # 12 of 32 removed is half way between the two points.
     assert report.layers[0].predicted_loss == pytest.approx(0.2)
     assert report.layers[0].skipped == (0.75,)
-    reasons = {item.name: item.reason for item in report.kept_whole}
+    reasons = {item.name: item.reason for item in report.frozen}
     assert reasons["first"] == "Prune.skip names it"
     assert "output of the network" in reasons["last"]
     assert report.feasibility_of == "parameters"

@@ -17,12 +17,16 @@ import paddle
 import pytest
 from training import Tools, output
 
+from demo.weights import build
 from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.ratios.costs import flops_of
+from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 
 SHARE = 0.4
-# What uniform pruning without rounding needs to remove a little less of this detector's FLOPs.
-UNIFORM_RATIO = 0.21
+# FLOPs that uniform pruning may remove less of, so that its task is no harder.
+EASIER = 0.03
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +72,35 @@ def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+def uniform_ratio(flops: float) -> float:
+    """The largest ratio of all layers, in steps of a hundredth, that removes no more than that
+    share of the detector's FLOPs."""
+    model = build("det")
+    network = inspect(model, [([1, 3, 160, 160], "float32")])
+    groups, cost = network.graph.groups, flops_of(network.graph, network.costs)
+
+    def removed(ratio: float) -> float:
+        widths = {group.name: width_for_ratio(group.size, ratio, 1) for group in groups}
+        return 1 - cost(widths) / cost({group.name: group.size for group in groups})
+
+    return max(step / 100 for step in range(100) if removed(step / 100) <= flops)
+
+
 def test_pruning_by_sensitivity_beats_uniform_random_pruning(
     tools: Tools, pruned: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    ours = load_plan(pruned.folder / "latest.prune.json")
     random = Run(
         tmp_path,
         tools.train(
             tmp_path,
             f"Global.pretrained_model={tools.weights}",
-            f"Prune.ratio={UNIFORM_RATIO}",
+            f"Prune.ratio={uniform_ratio(ours.flops.pruned)}",
             "Prune.criterion=random",
             "Prune.round_to=1",
             "Global.epoch_num=2",
         ),
     )
-    ours = load_plan(pruned.folder / "latest.prune.json")
     theirs = load_plan(tmp_path / "latest.prune.json")
     with capsys.disabled():  # to be seen in every run
         print(
@@ -92,7 +110,7 @@ def test_pruning_by_sensitivity_beats_uniform_random_pruning(
             f"{ours.flops.pruned:.1%} (random {theirs.flops.pruned:.1%})"
         )
     assert abs(ours.flops.pruned - SHARE) <= 0.01
-    assert SHARE - 0.05 <= theirs.flops.pruned <= ours.flops.pruned  # random's task is no harder
+    assert 0 <= ours.flops.pruned - theirs.flops.pruned <= EASIER
     assert pruned.right_after > random.right_after
     assert pruned.best > random.best
 
@@ -120,7 +138,8 @@ def test_every_checkpoint_carries_the_plan(pruned: Run) -> None:
 def test_the_log_has_a_table_and_a_summary(pruned: Run) -> None:
     assert re.search(r"layer +channels +kept +ratio +predicted loss", pruned.log)
     assert re.search(r"backbone\.\S+ +\d+ +\d+ +0\.\d\d +-?\d\.\d{4}", pruned.log)
-    assert re.search(r"FLOPs \S+ -> \S+ \(-4[01]\.\d%|FLOPs \S+ -> \S+ \(-39\.\d%", pruned.log)
+    removed = re.search(r"FLOPs \(MACs\) \S+ -> \S+ \(-([\d.]+)%\)", pruned.log)
+    assert removed and abs(float(removed[1]) / 100 - SHARE) <= 0.01
     assert (pruned.folder / "prune" / "report.html").is_file()
     assert (pruned.folder / "prune" / "plan.prune.json").is_file()
 

@@ -38,7 +38,7 @@ from .grid import Interpolated
 from .layers import build
 from .operations import Operation, operations_of
 from .table import open_table
-from .timer import Timer
+from .timer import NoAnswer, Timer
 
 _WEIGHTED = ("conv", "depthwise", "linear")
 # An operation that takes less than this share of the network is measured at its ends only.
@@ -234,6 +234,8 @@ class NetworkLatency:
                 try:
                     layer, shapes = build(operation.kind, dict(operation.spec), sizes)
                     known[key] = self._timer.layer(layer, shapes)
+                except NoAnswer:
+                    raise
                 except PruneError:
                     # Alone it does not run; inside the network it does. The fit has to do.
                     known[key] = 0.0
@@ -280,7 +282,7 @@ class NetworkLatency:
 
 
 def measured_inputs(inputs: Sequence[Any], options: LatencyOptions) -> list[Any]:
-    """The network's inputs with the batch and the picture size of the options.
+    """The network's inputs with the batch and the image size of the options.
 
     Raises:
         PruneError: it takes more than plain arrays of any content.
@@ -289,8 +291,8 @@ def measured_inputs(inputs: Sequence[Any], options: LatencyOptions) -> list[Any]
     for item in inputs:
         if not is_spec(item):
             raise PruneError(
-                "Prune.pruned_latency measures networks that take pictures alone when they are "
-                "deployed; this one takes labels or masks as well. Use Prune.pruned_flops."
+                "Prune.pruned_latency measures networks that take images alone in "
+                "inference mode; this one takes labels or masks as well. Use Prune.pruned_flops."
             )
         shape, dtype = item
         own = list(options.shape) if options.shape is not None and len(shape) == 4 else shape[1:]

@@ -1,4 +1,4 @@
-"""What a deployed network computes, each operation with its size as a function of the widths.
+"""What a network computes in inference mode, each operation with its size as a function of widths.
 
 Channels of a value are found as the groups are: the rules label every value with the parameter
 channels behind it, so that concatenations, residual sums and squeeze-and-excite blocks follow.
@@ -56,10 +56,10 @@ def _text(value: Any) -> str:
 def operations_of(
     program: Program, graph: ChannelGraph, axes: Mapping[str, Axes] | None = None
 ) -> list[Operation]:
-    """The operations of a deployed network, in order.
+    """The operations of a network in inference mode, in order.
 
     Args:
-        program: the network as it is deployed, traced in evaluation mode.
+        program: the network in inference mode, traced.
         graph: channel groups of the network as it trains; parameters are matched by name.
         axes: where the axes of those parameters come from that only inference mode has.
 

@@ -45,11 +45,15 @@ class Predictor:
 
     def __call__(self, *inputs: Array) -> Array:
         """Return the first output for these inputs."""
+        return self.outputs(*inputs)[0]
+
+    def outputs(self, *inputs: Array) -> list[Array]:
+        """All outputs for these inputs; those that the export has left out may be given, too, if
+        they are the last."""
         self.prepare(*inputs)
-        self.run()
         predictor = self._predictor
-        output: Array = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
-        return output
+        names = predictor.get_output_names()
+        return [predictor.get_output_handle(name).copy_to_cpu() for name in names]
 
     def prepare(self, *inputs: Array) -> None:
         """Set the inputs that :meth:`run` works on, and run once."""
@@ -69,7 +73,7 @@ class Predictor:
         self._predictor.run()
 
     def _set(self, inputs: Sequence[Array]) -> None:
-        for name, array in zip(self._predictor.get_input_names(), inputs, strict=True):
+        for name, array in zip(self._predictor.get_input_names(), inputs, strict=False):
             self._predictor.get_input_handle(name).copy_from_cpu(array)
 
     def _create(self) -> Any:

@@ -6,6 +6,7 @@ may happen to a training. Requests come and answers go as lines of JSON on two f
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import statistics
@@ -13,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import paddle
 
 from ..errors import PruneError
 from .predictor import Predictor, latencies, random_arrays
@@ -63,5 +66,8 @@ def serve(requests: Any, answers: Any) -> None:
 
 def main() -> None:
     """Serve on the file descriptors that the command line names."""
+    # Paddle has handlers of its own, which are mute where its log is.
+    paddle.disable_signal_handler()
+    faulthandler.enable()
     with os.fdopen(int(sys.argv[1])) as requests, os.fdopen(int(sys.argv[2]), "w") as answers:
         serve(requests, answers)

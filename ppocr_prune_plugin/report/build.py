@@ -17,7 +17,7 @@ from ..plan import PruningPlan
 from ..ratios.targets import MeasuredTarget, Ratio
 from ..section import PruneSection
 from ..sensitivity.store import SensitivityFile
-from .data import KeptWhole, Latency, Layer, Point, Report
+from .data import FrozenChannels, Latency, Layer, Point, Report
 
 
 def collect(
@@ -44,7 +44,7 @@ def collect(
     Args:
         graph: the unpruned network's channel groups.
         groups: those that could be pruned.
-        training_only: those that no deployed network produces.
+        training_only: those that only training uses.
         section: the section that asked for it.
         target: how much it asked for.
         source: where the section is written.
@@ -70,7 +70,7 @@ def collect(
         images=images,
         spread=spread,
         latency=latency,
-        kept_whole=tuple(_kept_whole(graph, groups, training_only)),
+        frozen=tuple(_frozen(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
         feasibility_of=target.counted,
@@ -106,16 +106,16 @@ def _layer(group: ChannelGroup, plan: PruningPlan, file: SensitivityFile | None)
     )
 
 
-def _kept_whole(
+def _frozen(
     graph: ChannelGraph, groups: Sequence[ChannelGroup], training_only: Sequence[ChannelGroup]
-) -> list[KeptWhole]:
-    rows = [KeptWhole(item.name, item.channels, item.reason) for item in graph.frozen]
+) -> list[FrozenChannels]:
+    rows = [FrozenChannels(item.name, item.channels, item.reason) for item in graph.frozen]
     prunable = {group.name for group in groups}
     training = {group.name for group in training_only}
     for group in graph.groups:
         if group.name in training:
             reason = "only training uses it; nothing is gained by pruning it"
-            rows.append(KeptWhole(group.name, group.size, reason))
+            rows.append(FrozenChannels(group.name, group.size, reason))
         elif group.name not in prunable:
-            rows.append(KeptWhole(group.name, group.size, "Prune.skip names it"))
+            rows.append(FrozenChannels(group.name, group.size, "Prune.skip names it"))
     return rows

@@ -84,8 +84,8 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class KeptWhole:
-    """Channels that were left alone, and why; ``channels`` counts those that this is about."""
+class FrozenChannels:
+    """Channels that no plan may remove, and why; ``channels`` counts those that this is about."""
 
     name: str
     channels: int
@@ -118,7 +118,7 @@ class Report:
     images: int | None = None
     spread: tuple[float, float] | None = None
     latency: Latency | None = None
-    kept_whole: tuple[KeptWhole, ...] = ()
+    frozen: tuple[FrozenChannels, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
     feasibility: tuple[tuple[float, float | None], ...] = ()
     feasibility_of: str = "FLOPs"
@@ -177,7 +177,7 @@ def _read(content: Mapping[str, Any]) -> Report:
             "layers": tuple(_layer(item) for item in plain["layers"]),
             "spread": _pair(plain["spread"]),
             "latency": None if latency is None else Latency(**latency),
-            "kept_whole": tuple(KeptWhole(**item) for item in plain["kept_whole"]),
+            "frozen": tuple(FrozenChannels(**item) for item in plain["frozen"]),
             "feasibility": tuple((share, loss) for share, loss in plain["feasibility"]),
         }
     )
@@ -234,7 +234,7 @@ _SCHEMA = record(
         "latency": maybe(
             record({"before": number(0), "predicted": number(0), "after": number(0), "how": text})
         ),
-        "kept_whole": listed(record({"name": text, "channels": whole(0), "reason": text})),
+        "frozen": listed(record({"name": text, "channels": whole(0), "reason": text})),
         "unknown": mapping(whole(0)),
         "feasibility": listed(row(number(), maybe(number()))),
         "feasibility_of": text,

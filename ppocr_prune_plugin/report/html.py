@@ -42,7 +42,7 @@ def render(report: Report) -> str:
         _feasibility(report),
         _channels(report),
         _curves(report),
-        _kept_whole(report),
+        _frozen(report),
         _made(report),
     ]
     return (
@@ -58,7 +58,7 @@ def _header(report: Report) -> str:
     narrowed = [layer for layer in report.layers if layer.kept < layer.channels]
     how = f"target <code>{escape(report.target)}</code> {_target(report.target_value)}"
     dry = " This was a dry run: nothing was trained." if report.dry_run else ""
-    tiles = [_change_tile("FLOPs", report.flops), _change_tile("Parameters", report.params)]
+    tiles = [_change_tile("FLOPs (MACs)", report.flops), _change_tile("Parameters", report.params)]
     if report.latency is not None:
         tiles.append(_latency_tile(report.latency))
     if report.metric is not None and report.before is not None:
@@ -272,11 +272,11 @@ def _legend() -> str:
     )
 
 
-def _kept_whole(report: Report) -> str:
-    if not report.kept_whole and not report.unknown:
+def _frozen(report: Report) -> str:
+    if not report.frozen and not report.unknown:
         return ""
     reasons: dict[str, list[str]] = {}
-    for item in report.kept_whole:
+    for item in report.frozen:
         words = f"{item.name} ({item.channels} channel{'' if item.channels == 1 else 's'})"
         reasons.setdefault(item.reason, []).append(words)
     blocks = "".join(
@@ -288,8 +288,8 @@ def _kept_whole(report: Report) -> str:
     unknown = ""
     if report.unknown:
         listed = ", ".join(f"<code>{escape(op)}</code> ({n}x)" for op, n in report.unknown.items())
-        unknown = f"<p>Operations without a rule; what reaches them is kept whole: {listed}.</p>"
-    return f"<section><h2>Kept whole, and why</h2>{blocks}{unknown}</section>"
+        unknown = f"<p>Operations without a rule; what reaches them is frozen: {listed}.</p>"
+    return f"<section><h2>Frozen, and why</h2>{blocks}{unknown}</section>"
 
 
 def _made(report: Report) -> str:
@@ -303,7 +303,7 @@ def _made(report: Report) -> str:
     return (
         f"<section><h2>How it was made</h2>{command}<dl>{rows}</dl>"
         '<p class="muted below">FLOPs are multiply&ndash;accumulates, counted '
-        "once, of convolutions and matrix products of the deployed network.</p></section>"
+        "once, of convolutions and matrix products of the network in inference mode.</p></section>"
     )
 
 

@@ -62,7 +62,7 @@ def summary(
         old, new = human(value.before), human(value.after)
         return f"{name} {old} -> {new} (-{value.pruned:.1%})"
 
-    parts = [change("FLOPs", plan.flops), change("params", plan.params)]
+    parts = [change("FLOPs (MACs)", plan.flops), change("params", plan.params)]
     if metric is not None and before is not None and after is not None:
         parts.append(f"{metric} {before:.4f} -> {after:.4f} right after pruning")
     return ", ".join(parts)

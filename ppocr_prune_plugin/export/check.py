@@ -1,0 +1,180 @@
+"""Is an exported model the network that it was made from?
+
+Its answers are compared on several inputs, and its weights one by one. How large a difference
+counts depends on what the answers say: a text map that is 1e-7 everywhere says nothing but by what
+it varies, and a difference of 1e-3 of *that* is one. Answers vary with the input, or they are none:
+what a network says to every input cannot tell it from another. And they are only as good as the
+arithmetic behind them: an input off by one rounding shows how much of an answer is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from ..errors import PruneError
+from .exported import ExportedModel
+from .inputs import candidates, nudged
+
+Array = npt.NDArray[Any]
+Run = Callable[[Sequence[Any]], list[Array]]
+
+# Of what an output varies by. Branches that an export makes one are summed in another order: with
+# four of them 1.3e-4 was seen. A wrong channel, or one wrong weight, changes outputs by far more.
+TOLERANCE = 1e-3
+# Differences up to so many times the noise are allowed, too.
+_NOISE_MARGIN = 10.0
+# Where that is more than this share of what an output varies by, the output proves nothing.
+_DROWNED = 0.1
+
+
+class Differs(PruneError):
+    """An exported model is not the network that it was made from."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """An exported model and its network agree.
+
+    ``difference`` is the largest of any output, as a share of what it varies by; None where no
+    output could be compared, for the reason ``why``. ``inputs`` counts those that were tried,
+    ``weights`` the parameters that were found to be the same.
+    """
+
+    difference: float | None
+    inputs: int
+    weights: int
+    why: str = ""
+
+
+class Reference:
+    """What a network answers, noted before it is exported."""
+
+    def __init__(self, run: Run, inputs: Sequence[Any]) -> None:
+        """Args:
+        run: gives the network's outputs, in inference mode, for arrays in the order of its
+            ``forward``; it is not needed afterwards.
+        inputs: ``(shape, dtype)`` pairs, or arrays for what has to be as it is.
+        """
+        self.inputs = candidates(inputs)
+        self._answers = [_precise(run(arrays)) for arrays in self.inputs]
+        self._again = [_precise(run(nudged(inputs, arrays))) for arrays in self.inputs]
+
+    def compare(
+        self, exported: ExportedModel, weights: Mapping[str, tuple[str, Array]]
+    ) -> Agreement:
+        """Run an exported model and look at its weights.
+
+        Args:
+            exported: the model.
+            weights: Paddle's name of a tensor → its name in the network, and its numbers; of the
+                network as it was exported. Names that only one of the two has are passed over.
+
+        Raises:
+            Differs: it is another network; the message has no path in it.
+            CannotRun: Paddle Inference cannot run it.
+        """
+        answers = exported.run(self.inputs)
+        same = _compare_weights(exported.weights(), weights) if weights else 0
+        shares, reasons = [], []
+        for number in range(len(self._answers[0])):
+            share, reason = self._compare_output(number, answers)
+            shares += [] if share is None else [share]
+            reasons += [reason] if reason else []
+        count = len(self.inputs)
+        if not shares:
+            return Agreement(None, count, same, reasons[0] if reasons else "it has no outputs")
+        return Agreement(max(shares), count, same)
+
+    def _compare_output(
+        self, number: int, answers: Sequence[Sequence[Array]]
+    ) -> tuple[float | None, str]:
+        """The difference of one output over all inputs as a share of what it varies by, or why
+        that says nothing."""
+        expected = [outputs[number] for outputs in self._answers]
+        found = [outputs[number] if number < len(outputs) else None for outputs in answers]
+        shapes = [None if a is None else a.shape for a in found], [a.shape for a in expected]
+        if shapes[0] != shapes[1]:
+            raise Differs(f"output {number} has the shapes {shapes[0]} instead of {shapes[1]}")
+        noise = _largest_difference(expected, [outputs[number] for outputs in self._again])
+        difference = _largest_difference(expected, [a for a in found if a is not None])
+        noise = noise if noise == noise else float("inf")
+        spread, size = _variation(expected), _size(expected)
+        says_something = spread > 0 and _NOISE_MARGIN * noise <= _DROWNED * spread
+        scale = spread if says_something else size
+        allowed = max(TOLERANCE * scale, _NOISE_MARGIN * noise)
+        if not difference <= allowed:  # a NaN is no agreement
+            what = "what it varies by" if says_something else "its largest value"
+            raise Differs(
+                f"output {number} differs by {difference / scale if scale else difference:.2e} of "
+                f"{what} (allowed: {allowed / scale if scale else allowed:.0e}) on some of "
+                f"{len(expected)} inputs"
+            )
+        if says_something:
+            return difference / spread, ""
+        if not all(np.isfinite(a).all() for a in expected):
+            return None, "its outputs are not finite"
+        if noise <= TOLERANCE * size:
+            return None, "the network answers nearly the same to every input that was tried"
+        return None, "the network answers the same input differently each time"
+
+
+def weights_of(model: paddle.nn.Layer) -> dict[str, tuple[str, Array]]:
+    """Parameters and buffers: Paddle's name → name in the network, and numbers."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {tensor.name: (name, tensor.numpy()) for name, tensor in tensors}
+
+
+def _compare_weights(stored: Mapping[str, Array], weights: Mapping[str, tuple[str, Array]]) -> int:
+    """How many are the same; raises :class:`Differs` where some are not."""
+    both = {name: array for name, array in stored.items() if name in weights}
+    wrong = [
+        weights[name][0]
+        for name, array in both.items()
+        if not np.array_equal(array, weights[name][1], equal_nan=array.dtype.kind == "f")
+    ]
+    if wrong:
+        raise Differs(
+            f"{len(wrong)} of {len(both)} weights have other values, the first is {wrong[0]}"
+        )
+    return len(both)
+
+
+def _precise(outputs: Sequence[Array]) -> list[Array]:
+    """Outputs as float64, so that differences are exact."""
+    return [np.asarray(output, np.float64) for output in outputs]
+
+
+def _largest_difference(some: Sequence[Array], others: Sequence[Array]) -> float:
+    """Over all inputs; infinite where shapes differ, NaN where numbers are not the same NaNs."""
+    largest = 0.0
+    for a, b in zip(some, others, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore"):
+            found = np.where(same, 0.0, np.abs(a - b)).max(initial=0)
+        if not found <= largest:
+            largest = float(found)
+    return largest
+
+
+def _size(answers: Sequence[Array]) -> float:
+    """The largest finite value."""
+    return max(float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in answers)
+
+
+def _variation(answers: Sequence[Array]) -> float:
+    """By how much the answers to several inputs differ, at most, in one place; 0 where they are
+    not all finite. Answers of several lengths differ by what there is in them."""
+    if not all(np.isfinite(a).all() for a in answers):
+        return 0.0
+    if len({a.shape for a in answers}) > 1:
+        return max(float(np.ptp(a)) if a.size else 0.0 for a in answers)
+    stacked = np.stack(answers)
+    return float((stacked.max(0) - stacked.min(0)).max(initial=0)) if stacked.size else 0.0
