@@ -1,7 +1,7 @@
 # make demo   prune a real detector from weights to a before/after table
 # make test   lint, types, and the tests on the real PaddleOCR tools
 # make lint   lint and types alone
-# make test-tree TREE=DIR   the tests of the tools on another PaddleOCR tree
+# make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 # make clean  remove the environment and everything that the above made
 #
 # PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
@@ -15,6 +15,9 @@ WORK ?= demo_output$(OTHER)
 BIN := $(VENV)/bin
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 PYTEST_ARGS ?=
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+TREES ?= .venv-trees$(OTHER)
+TREE_ARGS ?=
 
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
@@ -22,16 +25,26 @@ SOURCES := $(VENV)/.sources-fetched
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
+export NO_ALBUMENTATIONS_UPDATE := 1
+
 .PHONY: demo test test-tree lint clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
 
 test: lint $(SOURCES)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-test-tree: $(READY)
-	$(BIN)/python benchmarks/compatibility.py --tree $(or $(TREE),$(error name a PaddleOCR tree: make test-tree TREE=DIR))
+test-tree:
+	$(if $(TREE),,$(error name a PaddleOCR tree: make test-tree TREE=DIR))
+	$(MAKE) --no-print-directory $(TREES)/.trees-installed VENV=$(TREES)
+	$(TREES)/bin/python benchmarks/compatibility.py --tree $(TREE) $(TREE_ARGS)
+
+$(VENV)/.trees-installed: requirements/trees.txt requirements/trees-no-deps.txt $(READY)
+	$(PIP) install -r requirements/trees.txt
+	$(PIP) install --no-deps -r requirements/trees-no-deps.txt
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

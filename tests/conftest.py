@@ -14,7 +14,17 @@ from ppocr_prune_plugin.commands.doctor import probe
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
-pytest_plugins = ["fixtures_demo", "fixtures_lines", "fixtures_networks", "fixtures_today"]
+pytest.register_assert_rewrite("tool_chain", "training")
+pytest_plugins = [
+    "side_by_side",
+    "fixtures_demo",
+    "fixtures_lines",
+    "fixtures_networks",
+    "fixtures_trees",
+]
+
+# PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -7,6 +7,7 @@ with the plugin switched off, and the message says whether that fails too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import yaml
 from architectures import DETECTORS, RECOGNISERS
 from conftest import RunTool
 from fixtures_lines import rec_config
-from stock_configs import newest, small
+from newest_configs import newest, small
 from tool_chain import STAGES, Chain, Model
 from training import Tools
 
@@ -145,7 +146,10 @@ MODELS = {
     "newest-det": partial(_newest, "det"),
     "newest-rec": partial(_newest, "rec"),
 }
-_OF_TODAY = ("det", "cls", "ema")
+_EMA_CANNOT = pytest.mark.xfail(
+    strict=True, reason="a moving average of the weights is not cut along yet"
+)
+_OF_TODAY = ("det", pytest.param("ema", marks=_EMA_CANNOT))
 
 
 @pytest.fixture(scope="module", params=MODELS if _NAMED else _OF_TODAY)
@@ -155,10 +159,12 @@ def chains(
     the_tree: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Chain, Chain]:
-    """A model's chain of tools, pruned and unpruned."""
+    """A model's chain of tools, pruned, and unpruned with the plugin switched off."""
     folder = tmp_path_factory.mktemp(request.param)
-    config, weights, model = MODELS[request.param](request.getfixturevalue, the_tree, folder)
-    tools = Tools(run_tool, the_tree, config, weights)
+    # Some trees compile an operation of theirs, and look for its source from where they are run.
+    with contextlib.chdir(the_tree):
+        config, weights, model = MODELS[request.param](request.getfixturevalue, the_tree, folder)
+    tools = Tools(run_tool, the_tree, config, weights, the_tree)
     return (
         Chain(tools, model, folder / "pruned"),
         Chain(tools, model, folder / "unpruned", pruned=False),
@@ -168,10 +174,8 @@ def chains(
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage(chains: tuple[Chain, Chain], stage: str) -> None:
     pruned, unpruned = chains
-    try:
-        pruned.run(stage)
-    except AssertionError:
-        fault = unpruned.fault(stage)
-        if fault is not None:
-            pytest.fail(UNPRUNED_TOO + fault, pytrace=False)
-        raise
+    if pruned.fault(stage) is None:
+        return
+    fault = unpruned.fault(stage)
+    message = pruned.fault(stage) if fault is None else UNPRUNED_TOO + fault
+    pytest.fail(str(message), pytrace=False)

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Completed = subprocess.CompletedProcess[str]
 
 _SERVER = Path(__file__).with_name("tool_server.py")
+_STARTING = 300.0  # seconds that importing Paddle may take
 _OUR_COMMAND = "ppocr_prune_plugin.cli"
 
 
@@ -45,7 +45,7 @@ class ToolProcesses:
         environment.update(env or {})
         folder = Path.cwd() if cwd is None else cwd
         imported_alike = all(name.startswith(("PPOCR_", "PADDLEOCR_")) for name in env or {})
-        if not fresh and imported_alike and _is_tool(arguments, folder):
+        if not fresh and imported_alike and runs_as_fork(arguments, folder):
             return self._fork(arguments, folder, environment, timeout)
         return subprocess.run(
             [sys.executable, *arguments],
@@ -67,17 +67,16 @@ class ToolProcesses:
     def _fork(
         self, arguments: list[str], cwd: Path, env: Mapping[str, str], timeout: float
     ) -> Completed:
-        deadline = time.monotonic() + timeout
         with tempfile.TemporaryDirectory(prefix="tool-") as folder:
             files = {name: str(Path(folder, name)) for name in ("stdout", "stderr")}
             request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), **files}
             self._ask(json.dumps(request))
-            child = self._answer(deadline)
-            code = None if child is None else self._answer(deadline)
+            child = self._answer(_STARTING)
+            assert child is not None, "the process that tools are forked from does not answer"
+            code = self._answer(timeout)
             if code is None:
-                if child is not None:
-                    os.killpg(child, signal.SIGKILL)
-                    self._answer(time.monotonic() + 60)
+                os.killpg(child, signal.SIGKILL)
+                self._answer(_STARTING)
             output = [
                 Path(file).read_text(encoding="utf-8", errors="replace")
                 if Path(file).exists()
@@ -104,12 +103,10 @@ class ToolProcesses:
         self._server.stdin.write(request + "\n")
         self._server.stdin.flush()
 
-    def _answer(self, deadline: float) -> int | None:
-        """The next line from the server, or None at the deadline."""
+    def _answer(self, timeout: float) -> int | None:
+        """The next line from the server, or None after so many seconds."""
         assert self._server is not None and self._server.stdout is not None
-        ready, _, _ = select.select(
-            [self._server.stdout], [], [], max(0.0, deadline - time.monotonic())
-        )
+        ready, _, _ = select.select([self._server.stdout], [], [], timeout)
         if not ready:
             return None
         line = self._server.stdout.readline()
@@ -117,7 +114,8 @@ class ToolProcesses:
         return int(line)
 
 
-def _is_tool(arguments: Sequence[str], cwd: Path) -> bool:
+def runs_as_fork(arguments: Sequence[str], cwd: Path) -> bool:
+    """Whether these arguments start a tool of a whole tree, or one of our commands."""
     if list(arguments[:2]) == ["-m", _OUR_COMMAND]:
         return True
     script = Path(cwd, arguments[0])

@@ -30,6 +30,7 @@ PACKAGES = (
 
 
 def main() -> None:
+    path = list(sys.path)
     for name in PACKAGES:
         try:
             importlib.import_module(name)
@@ -37,6 +38,7 @@ def main() -> None:
             continue  # the tool that needs it says so
     request = _serve()
     if request is not None:
+        sys.path[:] = path  # packages add to it
         _become(request)
 
 
@@ -76,7 +78,13 @@ def _become(request: dict[str, Any]) -> None:
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.path[0] = os.path.dirname(os.path.realpath(arguments[0]))
-        runpy.run_path(arguments[0], run_name="__main__")
+        script = os.path.abspath(arguments[0])
+        with open(script, "rb") as file:
+            code = compile(file.read(), script, "exec")
+        names = {key: globals()[key] for key in ("__name__", "__builtins__", "__spec__")}
+        globals().clear()  # this module is __main__, as the tool is when it is started
+        globals().update(names, __file__=script)
+        exec(code, globals())
 
 
 if __name__ == "__main__":
