@@ -7,9 +7,9 @@ Today's tools are laid over the networks of release 2.10, both from PyPI: the sd
 
 from __future__ import annotations
 
-import os
+import hashlib
+import re
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-RELEASE = "3.7.0"
+_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "sources.txt"
 _TODAY = ("tools", "ppocr/data", "ppocr/postprocess", "ppocr/utils")
 _NETWORKS = ("ext_op", "losses", "metrics", "modeling")
 # Today's build_optimizer gives a third thing, a scheduler of the weight decay or None.
@@ -29,24 +29,19 @@ def build_optimizer(*args, _original=build_optimizer, **kwargs):
 
 
 @pytest.fixture(scope="session")
-def today_sdist(request: pytest.FixtureRequest) -> Path:
-    """The unpacked sdist: the folder that PADDLEOCR_SDIST names, or from PyPI by pip."""
-    stated = os.environ.get("PADDLEOCR_SDIST")
-    if stated:
-        return Path(stated)
-    assert request.config.cache is not None
-    folder = Path(request.config.cache.mkdir("paddleocr-sdist"))
-    unpacked = folder / f"paddleocr-{RELEASE}"
-    if not (unpacked / "tools" / "program.py").is_file():
-        command = [sys.executable, "-m", "pip", "download", f"paddleocr=={RELEASE}", "-d", folder]
-        command += ["--no-deps", "--no-binary", "paddleocr", "--quiet"]
-        done = subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        with tarfile.open(folder / f"paddleocr-{RELEASE}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
-    return unpacked
+def today_sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist, which ``make env`` has fetched and whose hash the requirements give."""
+    found = re.search(r"^(\w+)==(\S+) --hash=sha256:(\w+)$", _REQUIREMENTS.read_text(), re.M)
+    assert found, f"{_REQUIREMENTS} names no sdist"
+    name, version, digest = found.groups()
+    sdist = Path(sys.prefix) / "sources" / f"{name}-{version}.tar.gz"
+    if not sdist.is_file():
+        pytest.fail(f"{sdist} is not there; run: make env VENV={sys.prefix}")
+    assert hashlib.sha256(sdist.read_bytes()).hexdigest() == digest, f"{sdist} is another file"
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"{name}-{version}"
 
 
 @pytest.fixture(scope="session")
