@@ -1,51 +1,75 @@
 # make demo   prune a real detector from weights to a before/after table
 # make test   lint, types, and the tests on the real PaddleOCR tools
 # make lint   lint and types alone
+# make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 # make clean  remove the environment and everything that the above made
+#
+# PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
+# environment of its own.
 
-PYTHON ?= python3
-VENV ?= .venv
-WORK ?= demo_output
-PYTEST_ARGS ?=
-
+DEFAULT_PADDLE := $(shell sed -n 's/^paddlepaddle==//p' requirements/paddle.txt)
+PADDLE ?= $(DEFAULT_PADDLE)
+OTHER := $(if $(filter-out $(DEFAULT_PADDLE),$(PADDLE)),-$(PADDLE))
+VENV ?= .venv$(OTHER)
+WORK ?= demo_output$(OTHER)
 BIN := $(VENV)/bin
+PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+PYTEST_ARGS ?=
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+TREES ?= .venv-trees$(OTHER)
+TREE_ARGS ?=
+
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
+SOURCES := $(VENV)/.sources-fetched
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check install
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean env
+# PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: demo test test-tree lint clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
 
-test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint $(SOURCES)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+test-tree:
+	$(if $(TREE),,$(error name a PaddleOCR tree: make test-tree TREE=DIR))
+	$(MAKE) --no-print-directory $(TREES)/.trees-installed VENV=$(TREES)
+	$(TREES)/bin/python benchmarks/compatibility.py --tree $(TREE) $(TREE_ARGS)
+
+$(VENV)/.trees-installed: requirements/trees.txt requirements/trees-no-deps.txt $(READY)
+	$(PIP) install -r requirements/trees.txt
+	$(PIP) install --no-deps -r requirements/trees-no-deps.txt
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-env: $(READY)
+env: $(READY) $(SOURCES)
 
-$(BASE): requirements/paddle.txt requirements/ocr.txt requirements/no-deps.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
-	  echo "This environment, with what PaddleOCR 2.10 runs on, needs Python 3.11 or 3.12;" \
-	    "name one with: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$(PYTHON) cannot make virtual environments." \
-	    "On Debian: apt-get install python3-venv" >&2; exit 1; }
-	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || { \
-	  echo "Paddle needs libgomp.so.1. On Debian: apt-get install libgomp1" >&2; exit 1; }
+check:
+	@$(PYTHON) requirements/check.py $(VENV)
+
+$(BASE): requirements/paddle.txt requirements/ocr.txt requirements/no-deps.txt | check
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements/paddle.txt -r requirements/ocr.txt
-	$(PIP) --no-deps -r requirements/no-deps.txt
+	$(PIP) install paddlepaddle==$(PADDLE) -r requirements/ocr.txt
+	$(PIP) install --no-deps --ignore-requires-python -r requirements/no-deps.txt
+	touch $@
+
+$(SOURCES): requirements/sources.txt | $(BASE)
+	$(PIP) download --no-deps --no-binary :all: -d $(VENV)/sources -r requirements/sources.txt
 	touch $@
 
 $(READY): $(BASE) pyproject.toml setup.py $(wildcard startup/*)
-	$(PIP) -e '.[test]'
+	$(PIP) install -e '.[test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WORK) build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-* demo_output demo_output-* $(VENV) $(WORK)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

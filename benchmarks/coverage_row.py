@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import paddle
-from coverage_table import CONFIGS, Config
+from coverage_table import Config, config_of
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker
@@ -38,6 +40,7 @@ from ppocr_prune_plugin.hooks.adapters.state import set_plan
 from ppocr_prune_plugin.hooks.adapters.tracing import network_of
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.hooks.finder import install
+from ppocr_prune_plugin.hooks.patches.export import wrap
 from ppocr_prune_plugin.network import (
     Network,
     apply_checked,
@@ -60,11 +63,11 @@ Result = dict[str, Any]
 class Row:
     """The stages of one row; ``result`` is what is known so far, and on disk at any moment."""
 
-    def __init__(self, name: str, path: Path, export: bool = True) -> None:
+    def __init__(self, name: str, tree: Path, path: Path, export: bool = True) -> None:
         self._path = path
         self._export = export
         self._begin = time.perf_counter()
-        self.config: Config = CONFIGS[name]
+        self.config: Config = config_of(name, tree)
         self.exported = as_exported(self.config)
         self.fresh: list[tuple[Config, paddle.nn.Layer]] = []
         self.result: Result = {"name": name, "status": "failed", "stage": "building", "kept": []}
@@ -129,7 +132,7 @@ class Row:
             widths = {g.name: width_for_ratio(g.size, ratio, 1) for g in groups}
             plan = make_plan(network, widths, Ranker("l1"))
             optimizer = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
-            apply_checked(network, plan, optimizer)
+            apply_checked(network, plan)
             set_plan(model, plan)
             self.result[share] = plan.flops.pruned
         with self.stage(f"a training step at {share}"):
@@ -180,13 +183,15 @@ def build(config: Config) -> paddle.nn.Layer:
 def shortened() -> Iterator[None]:
     """Let networks of formulas that state their sizes in the code have fewer words and fewer equal
     layers: two thirds of their weights are the words', and a row would take minutes."""
-    from ppocr.modeling.backbones import rec_donut_swin
-    from ppocr.modeling.heads import rec_ppformulanet_head, rec_unimernet_head
-
+    stated = (
+        ("ppocr.modeling.backbones.rec_donut_swin", "DonutSwinConfig", {"depths": [2, 2, 2, 2]}),
+        ("ppocr.modeling.heads.rec_ppformulanet_head", "MBartConfig", {"vocab_size": _WORDS}),
+        ("ppocr.modeling.heads.rec_unimernet_head", "MBartConfig", {"vocab_size": _WORDS}),
+    )
     places: list[tuple[Any, str, dict[str, Any]]] = [
-        (rec_donut_swin, "DonutSwinConfig", {"depths": [2, 2, 2, 2]}),
-        (rec_ppformulanet_head, "MBartConfig", {"vocab_size": _WORDS}),
-        (rec_unimernet_head, "MBartConfig", {"vocab_size": _WORDS}),
+        (importlib.import_module(module), name, ours)
+        for module, name, ours in stated
+        if importlib.util.find_spec(module) is not None  # older trees have none of them
     ]
     originals = [getattr(module, name) for module, name, _ in places]
     for (module, name, ours), original in zip(places, originals, strict=True):
@@ -213,7 +218,7 @@ def as_exported(config: Config) -> Config:
         architecture["Backbone"]["is_predict"] = True
     if algorithm in ("LaTeXOCR", "UniMERNet"):
         architecture["Backbone"]["is_export"] = True
-    if algorithm in ("LaTeXOCR", "UniMERNet", "PP-FormulaNet-S", "PP-FormulaNet-L"):
+    if algorithm in ("LaTeXOCR", "UniMERNet") or algorithm.startswith("PP-FormulaNet"):
         architecture["Head"]["is_export"] = True
     return config
 
@@ -307,18 +312,24 @@ def require_equal(found: list[Any], expected: list[Any]) -> None:
 
 def export(model: paddle.nn.Layer, config: Config, folder: Path) -> None:
     """PaddleOCR's export, after which the plugin compares its result with the model."""
-    from ppocr.utils import export_model
-
+    newer = importlib.util.find_spec("ppocr.utils.export_model") is not None
+    module = importlib.import_module("ppocr.utils.export_model" if newer else "tools.export_model")
+    wrap(module)  # in tools/ it is, up to 2.8, once the tool runs
     model.eval()
     config = copy.deepcopy(config)
     config["Global"]["export_with_pir"] = True
-    architecture = config["Architecture"]
     shape = example_inputs(config)[0]
-    size = list(shape[0][1:]) if isinstance(shape, tuple) else None
-    path = folder / "inference"
-    export_model.export_single_model(
-        model, architecture, str(path), _LOGGER, str(folder / "inference.yml"), config, size
-    )
+    arguments = {
+        "model": model,
+        "arch_config": config["Architecture"],
+        "save_path": str(folder / "inference"),
+        "logger": _LOGGER,
+        "yaml_path": str(folder / "inference.yml"),
+        "config": config,
+        "input_shape": list(shape[0][1:]) if isinstance(shape, tuple) else None,
+    }
+    known = inspect.signature(module.export_single_model).parameters
+    module.export_single_model(**{key: arguments[key] for key in known if key in arguments})
 
 
 def run_exported(folder: Path, config: Config) -> None:
@@ -360,8 +371,8 @@ def export_unpruned(config: Config) -> None:
 def main() -> int:
     """``coverage_row.py NAME RESULT``: write the row's result as JSON. A third word ``no-export``
     leaves the export away, ``export-unpruned`` does nothing else."""
-    row = Row(sys.argv[1], Path(sys.argv[2]).resolve(), "no-export" not in sys.argv)
     tree = find_tree()
+    row = Row(sys.argv[1], tree, Path(sys.argv[2]).resolve(), "no-export" not in sys.argv)
     install()
     use_tree(tree)
     os.chdir(tree)  # paths of dictionaries are relative to the tree

@@ -1,15 +1,21 @@
-"""Architectures that PaddleOCR's tree can build, one entry each, for ``coverage.py``.
+"""Architectures that PaddleOCR's trees can build, one entry each, for ``coverage.py``.
 
-Every entry is the part of a PaddleOCR config that says what the network is: ``Architecture``, and
-the keys that say how large its pictures and labels are. Dictionaries and texts are short and
-pictures small, so that a row takes seconds; widths and depths are those that are trained, but for
-the transformers of formulas, where two layers stand for several equal ones.
+Newer models are read from the configs that their tree ships (:data:`STOCK`). Every other entry is
+the part of a PaddleOCR config that says what the network is: ``Architecture``, and the keys that
+say how large its images and labels are. Dictionaries and texts are short and images small, so that
+a row takes seconds; widths and depths are those that are trained, but for the transformers of
+formulas, where two layers stand for several equal ones.
 """
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels
 
 Config = dict[str, Any]
 Part = dict[str, Any]
@@ -772,3 +778,45 @@ _row("sr_telescope", "sr", "Telescope", None, None, None,
      {"name": "TBSRN", "STN": True, "infer_mode": False})  # fmt: skip
 _row("sr_gestalt", "sr", "Gestalt", None, None, None,
      {"name": "TSRN", "STN": True, "infer_mode": False})  # fmt: skip
+
+# -- from the configs of a tree -------------------------------------------------------------------
+
+# Rows of trees that ship these files (the package of 2.10 ships none).
+STOCK: dict[str, str] = {
+    "det_ppocrv5_mobile": "configs/det/PP-OCRv5/PP-OCRv5_mobile_det.yml",
+    "det_ppocrv5_server": "configs/det/PP-OCRv5/PP-OCRv5_server_det.yml",
+    "det_ppocrv6_tiny": "configs/det/PP-OCRv6/PP-OCRv6_tiny_det.yml",
+    "det_ppocrv6_small": "configs/det/PP-OCRv6/PP-OCRv6_small_det.yml",
+    "det_ppocrv6_medium": "configs/det/PP-OCRv6/PP-OCRv6_medium_det.yml",
+    "rec_ppocrv5_mobile": "configs/rec/PP-OCRv5/PP-OCRv5_mobile_rec.yml",
+    "rec_ppocrv5_server": "configs/rec/PP-OCRv5/PP-OCRv5_server_rec.yml",
+    "rec_ppocrv6_tiny": "configs/rec/PP-OCRv6/PP-OCRv6_tiny_rec.yml",
+    "rec_ppocrv6_small": "configs/rec/PP-OCRv6/PP-OCRv6_small_rec.yml",
+    "rec_ppocrv6_medium": "configs/rec/PP-OCRv6/PP-OCRv6_medium_rec.yml",
+    "cls_textline_orientation": "configs/cls/cls_mv3.yml",
+    "cls_document_orientation": "configs/cls/ch_PP-OCRv3/ch_PP-OCRv3_rotnet.yml",
+}
+
+
+def names_of(tree: Path) -> list[str]:
+    """Rows that can be tried on a tree."""
+    return [*CONFIGS, *(name for name, file in STOCK.items() if (tree / file).is_file())]
+
+
+def config_of(name: str, tree: Path) -> Config:
+    """The config of a row: one of the table, or the tree's own, with few characters and a small
+    image for detectors."""
+    if name not in STOCK:
+        return copy.deepcopy(CONFIGS[name])
+    whole = yaml.safe_load((tree / STOCK[name]).read_text(encoding="utf-8"))
+    config: Config = {"Global": {}}
+    for part in ("Architecture", "PostProcess", "Train", "Eval"):
+        config[part] = whole[part]
+    kind = config["Architecture"]["model_type"]
+    if "max_text_length" in whole["Global"]:
+        config["Global"]["max_text_length"] = whole["Global"]["max_text_length"]
+    if kind == "det":
+        config["Global"]["d2s_train_image_shape"] = list(_DET_SIZE)
+    if kind == "rec":
+        set_out_channels(config, _CLASSES)
+    return config

@@ -21,7 +21,7 @@ import numpy as np
 from demo.architectures import architecture
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.latency.model import NetworkLatency
-from ppocr_prune_plugin.network import fused_layers, inspect
+from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.ratios.rounding import narrowest, width_for_ratio, widths
 from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.section import LatencyOptions, PruneSection
@@ -63,7 +63,7 @@ def _compare(
 
     model = build_model(section)
     inputs = [([1, 3, args.side, args.side], "float32")]
-    network = inspect(model, inputs, fused_layers(model))
+    network = inspect(model, inputs)
     groups = network.prunable(PruneSection(ratio=0.0), "benchmark")
     few = {group.name: narrowest(group.size, 0.9, args.round_to) for group in groups}
     whole = {group.name: group.size for group in network.graph.groups}

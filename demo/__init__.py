@@ -1,1 +1,1 @@
-"""A complete run on real weights: recovered detector, rendered pictures, PaddleOCR's own tools."""
+"""A complete run on real weights: recovered detector, rendered images, PaddleOCR's own tools."""

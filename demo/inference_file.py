@@ -7,6 +7,7 @@ functions therefore work in a process of their own (this file, run as a script).
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -21,8 +22,10 @@ Array = npt.NDArray[np.float32]
 _OUTPUT = "output:"
 
 
+@functools.lru_cache(maxsize=3)
 def read_parameters(prefix: Path) -> dict[str, Array]:
-    """Return ``{variable name: array}`` of all parameters and statistics of ``prefix``.pdmodel.
+    """Return ``{variable name: array}`` of the parameters and statistics of ``prefix``.pdmodel, in
+    the order in which its operations use them. Not to be changed: it is kept.
 
     Raises:
         FileNotFoundError: the model is not there.
@@ -70,10 +73,12 @@ def _main(prefix: str, source: str, target: str) -> None:
     executor = paddle.static.Executor(paddle.CPUPlace())
     program, feeds, fetches = paddle.static.load_inference_model(prefix, executor)
     scope = paddle.static.global_scope()
+    block = program.global_block()
     arrays = {
-        variable.name: np.array(scope.find_var(variable.name).get_tensor())
-        for variable in program.list_vars()
-        if variable.persistable and variable.name not in ("feed", "fetch")
+        name: np.array(scope.find_var(name).get_tensor())
+        for operation in block.ops
+        for name in operation.input_arg_names
+        if block.var(name).persistable and name not in ("feed", "fetch")
     }
     if source:
         outputs = executor.run(program, feed={feeds[0]: np.load(source)}, fetch_list=fetches)

@@ -1,141 +1,255 @@
 """Which parameter of an exported inference program belongs to which layer of the training model.
 
-Paddle names parameters ``<layer type>_<counter>.<slot>``, in the program as in the model, and
-layers are created in the same order in both. Names differ where the exporting tree called a
-class otherwise, and counters differ where the training model has layers that export drops, so
-the pairing goes type by type, in order, and every pair must agree in shape.
-
-PPLCNetV3 is exported fused: export adds one convolution with bias for each ``LearnableRepLayer``
-after the whole model was built, so these are the last convolutions by counter.
+A program is written down in the order in which the model's forward ran, so the layers that hold
+parameters are paired kind by kind in that order, and every pair must agree in shape. What the
+program has fused is found by fusing: a second model is built and told to ``rep()``, as PaddleOCR's
+export does it, and what it then runs instead of what it ran before is where the fused kernels
+belong.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Slots = dict[str, Any]
+Slots = dict[str, Any]  # of one layer, by Paddle's suffix: w_0, b_0, …
+ByKind = dict[str, list[tuple[str, Slots]]]
 
-_NAME = re.compile(r"(?P<kind>.+)_(?P<counter>\d+)\.(?P<slot>[wb]_\d+)$")
-_KINDS = ("conv2d_transpose", "conv2d", "batch_norm2d", "batch_norm", "layer_norm", "linear")
-# A layer type under the name that the exporting tree gave it.
-_RENAMED = {"fc": "linear"}
-# The affine blocks after the sum of the branches and after the activation.
-_SUM_AFFINE, _ACTIVATION_AFFINE = "mobile_one_block", "whswish_b"
-# These exist for training only: no inference program has them.
-TRAINING_ONLY = ("head.thresh.", "head.gtc_head.", "head.before_gtc.", "head.sar_head.")
+_NAME = re.compile(r"(?P<layer>(?P<kind>.+?)(?:_unnamed)?_\d+)\.(?P<slot>[wb]_\d+)$")
+# A kind of layer under the other names that some tree gives it.
+_KINDS = {
+    "fc": "linear",
+    "batch_norm2d": "batch_norm",
+    "learnable_affine_block": "affine",
+    "mobile_one_block": "affine",
+    "whswish_b": "affine",
+}
 
 
 class MappingError(ValueError):
     """The inference program does not belong to this architecture."""
 
 
-def rep_layers(model: Any) -> list[Any]:
-    """Return PPLCNetV3's re-parameterisable layers, in the order of their creation."""
-    return [layer for layer in model.sublayers() if hasattr(layer, "conv_kxk")]
-
-
-def assign(model: Any, arrays: dict[str, Array]) -> None:
+def assign(model: Any, build: Callable[[], Any], arrays: dict[str, Array], x: Array) -> list[Any]:
     """Copy the parameters of an inference program into ``model``, in place.
 
-    A fused convolution goes to the first k×k branch of its layer, followed by a batch norm that
+    A fused convolution goes to the first branch that has its shape, followed by a batch norm that
     does nothing but add the fused bias (mean 0, variance 1−eps, scale 1, shift = bias). The other
-    branches get scale and shift 0 and, where they have one, a kernel of zeros, so that importance
-    criteria see no random weights there.
+    branches get kernels of zeros, and scale and shift 0, so that importance criteria see no random
+    weights there. A sum's own batch norm passes on what it gets.
+
+    Args:
+        model: the training model, in eval mode.
+        build: gives another model of the same architecture, in eval mode.
+        arrays: ``{Paddle's name: array}`` in the order of use.
+        x: any input (N, C, H, W).
+
+    Returns:
+        The batch norms of what was fused, whose statistics say nothing (see :mod:`.statistics`).
 
     Raises:
         MappingError: counts or shapes do not agree; the message names the pair.
     """
-    program = _by_kind((name, name, array) for name, array in arrays.items())
-    layers = rep_layers(model)
-    fused_prefixes = tuple(
-        f"{name}." for name, layer in model.named_sublayers() if hasattr(layer, "conv_kxk")
-    )
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    plain = _by_kind(
-        (tensor.name, name, tensor)
-        for name, tensor in tensors
-        if not name.startswith(fused_prefixes + TRAINING_ONLY)
-    )
-    convolutions = program.get("conv2d", [])
-    fused = convolutions[len(convolutions) - len(layers) :]
-    program["conv2d"] = convolutions[: len(convolutions) - len(layers)]
-
-    for kind in _KINDS:
-        _copy_all(kind, program.get(kind, []), plain.get(kind, []))
-    _copy_all("affine", program.get(_SUM_AFFINE, []), [_affine_slots(la.lab) for la in layers])
-    # A stride of 2 leaves out the activation, and with it its affine block.
-    active = [_affine_slots(layer.act.lab) for layer in layers if layer.stride != 2]
-    _copy_all("affine of activation", program.get(_ACTIVATION_AFFINE, []), active)
-    if len(fused) != len(layers):
-        raise MappingError(f"{len(fused)} fused convolutions for {len(layers)} layers")
-    for layer, (_, slots) in zip(layers, fused, strict=True):
-        _put_fused(layer, slots["w_0"], slots["b_0"])
-
-
-def branch_norms(layer: Any) -> Iterator[Any]:
-    """Yield every batch norm of a re-parameterisable layer, that of the live branch first."""
-    for branch in layer.conv_kxk:
-        yield branch.bn
-    if layer.conv_1x1 is not None:
-        yield layer.conv_1x1.bn
-    if layer.identity is not None:
-        yield layer.identity
+    twin = build()
+    before = dict(twin.named_sublayers())
+    trained = _calls(twin, x)
+    fuse(twin)
+    deployed = _calls(twin, x)
+    layers = dict(model.named_sublayers())
+    places = {call.name: _place(call, before, trained, deployed) for call in deployed}
+    program = _program_by_kind(arrays)
+    running: ByKind = defaultdict(list)
+    for call in deployed:
+        kind, slots = _slots(call.layer)
+        running[kind].append((call.name, slots))
+    fused: list[tuple[str, Slots, _Branches]] = []
+    for kind in sorted(program.keys() | running.keys()):
+        for (source, slots), (target, tensors) in _paired(kind, program, running):
+            for slot, tensor in tensors.items():
+                _check(tensor, slots[slot], f"{source}.{slot} → {target}")
+            names = places[target]
+            if names is None:
+                for slot, tensor in _slots(layers[target])[1].items():
+                    tensor.set_value(slots[slot])
+            else:
+                calls = [call for call in trained if call.name in names]
+                fused.append((target, slots, _Branches(calls, layers, slots["w_0"])))
+    _put_fused(model, build, fused)
+    return [norm for _, _, branches in fused for norm in branches.norms]
 
 
-def _put_fused(layer: Any, kernel: Array, bias: Array) -> None:
-    live = layer.conv_kxk[0]
-    _set(live.conv.weight, kernel, "fused kernel")
-    for norm in branch_norms(layer):
-        channels = list(norm.weight.shape)
-        norm.weight.set_value(np.zeros(channels, np.float32))
-        norm.bias.set_value(np.zeros(channels, np.float32))
-    _set(live.bn.bias, bias, "fused bias")
-    live.bn.weight.set_value(np.ones_like(bias))
-    live.bn._mean.set_value(np.zeros_like(bias))
-    live.bn._variance.set_value(np.full_like(bias, 1.0 - live.bn._epsilon))
-    dead = list(layer.conv_kxk)[1:] + ([layer.conv_1x1] if layer.conv_1x1 is not None else [])
-    for branch in dead:
-        branch.conv.weight.set_value(np.zeros(list(branch.conv.weight.shape), np.float32))
+def fuse(model: Any) -> None:
+    """Make ``model``, in place, what PaddleOCR exports: ``rep()`` on every layer that has it."""
+    for layer in model.sublayers():
+        if hasattr(layer, "rep") and not getattr(layer, "is_repped", False):
+            layer.rep()
 
 
-def _by_kind(named: Iterable[tuple[str, str, Any]]) -> dict[str, list[tuple[str, Slots]]]:
-    """Group (Paddle's name, readable name, value) into ``{kind: [(layer, {slot: value})]}``.
+@dataclass(frozen=True)
+class _Call:
+    """One run of a layer with parameters of its own."""
 
-    The layers of a kind are in the order of their counters, which is that of their creation.
+    name: str
+    layer: Any
+    x: Any
+    y: Any
+
+    @property
+    def is_norm(self) -> bool:
+        return hasattr(self.layer, "_variance")
+
+
+class _Branches:
+    """The convolutions and batch norms that become one convolution.
+
+    ``calls`` are their runs, ``layers`` the model's by name, ``kernel`` what they become.
     """
-    layers: dict[str, dict[int, tuple[str, Slots]]] = defaultdict(dict)
-    for paddle_name, name, value in named:
-        match = _NAME.match(paddle_name)
-        if match is None:
-            continue
-        kind = _RENAMED.get(match["kind"], match["kind"])
-        layer = layers[kind].setdefault(int(match["counter"]), (name.rpartition(".")[0], {}))
-        layer[1][match["slot"]] = value
-    return {kind: [found[counter] for counter in sorted(found)] for kind, found in layers.items()}
+
+    def __init__(self, calls: list[_Call], layers: dict[str, Any], kernel: Array) -> None:
+        norms = [call for call in calls if call.is_norm]
+        convolutions = [call for call in calls if not call.is_norm]
+        fitting = [c for c in convolutions if list(c.layer.weight.shape) == list(kernel.shape)]
+        if not fitting:
+            names = ", ".join(call.name for call in calls)
+            raise MappingError(f"none of {names} has the fused kernel's shape {list(kernel.shape)}")
+        live = fitting[0]
+        self.live = layers[live.name]
+        self.norms = [layers[call.name] for call in norms]
+        self._dead = [layers[call.name] for call in convolutions if call is not live]
+        # A batch norm passes values on where it follows the live convolution or a sum of branches;
+        # it is silenced where it follows another convolution, or is a branch by itself.
+        silent = [live.x, *(call.y for call in convolutions if call is not live)]
+        passing = [call for call in norms if not any(call.x is tensor for tensor in silent)]
+        self._passing = [layers[call.name] for call in passing]
+        own = [layers[call.name] for call in passing if call.x is live.y]
+        self._bias_owner = (own or self._passing or [self.live])[0]
+
+    def clear(self) -> None:
+        """Zero every kernel and shift; let the live branch's values through."""
+        for convolution in (self.live, *self._dead):
+            for tensor in _slots(convolution)[1].values():
+                tensor.set_value(np.zeros(tensor.shape, np.float32))
+        for norm in self.norms:
+            zeros = np.zeros(norm.weight.shape, np.float32)
+            norm.bias.set_value(zeros)
+            norm._mean.set_value(zeros)
+            norm._variance.set_value(zeros + np.float32(1.0 - norm._epsilon))
+            norm.weight.set_value(zeros + any(norm is passing for passing in self._passing))
+
+    def put(self, kernel: Array, bias: Array) -> None:
+        """Set what the live branch computes."""
+        self.live.weight.set_value(kernel)
+        self._bias_owner.bias.set_value(bias)
 
 
-def _affine_slots(block: Any) -> tuple[str, Slots]:
-    return block.scale.name, {"w_0": block.scale, "w_1": block.bias}
+def _put_fused(
+    model: Any, build: Callable[[], Any], fused: list[tuple[str, Slots, _Branches]]
+) -> None:
+    for _, _, branches in fused:
+        branches.clear()
+    if not fused:
+        return
+    # What is left of a branch without parameters: a sum may hold its input itself.
+    rest = build()
+    rest.set_state_dict(model.state_dict())
+    fuse(rest)
+    left = dict(rest.named_sublayers())
+    for name, slots, branches in fused:
+        branches.put(
+            slots["w_0"] - left[name].weight.numpy(), slots["b_0"] - left[name].bias.numpy()
+        )
 
 
-def _copy_all(kind: str, program: list[tuple[str, Slots]], model: list[tuple[str, Slots]]) -> None:
-    if len(program) != len(model):
-        raise MappingError(f"{kind}: the program has {len(program)} layers, the model {len(model)}")
-    for (source, arrays), (target, tensors) in zip(program, model, strict=True):
+def _calls(model: Any, x: Array) -> list[_Call]:
+    """Run ``model`` in eval mode; return the runs of its layers with parameters, in order."""
+    import paddle
+
+    calls: list[_Call] = []
+
+    def record(name: str) -> Callable[[Any, Any, Any], None]:
+        return lambda layer, inputs, output: calls.append(_Call(name, layer, inputs[0], output))
+
+    hooks = [
+        layer.register_forward_post_hook(record(name))
+        for name, layer in model.named_sublayers()
+        if _slots(layer)[1]
+    ]
+    model.eval()
+    try:
+        with paddle.no_grad():
+            model(paddle.to_tensor(x))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _place(
+    call: _Call, before: dict[str, Any], trained: list[_Call], deployed: list[_Call]
+) -> set[str] | None:
+    """Names of the trained layers that a deployed one stands for; None: it was there before."""
+    still = {other.name for other in deployed if before.get(other.name) is other.layer}
+    name = call.name
+    if name in still:
+        return None
+    in_place = name in before and bool(_slots(before[name])[1])
+    folder = name if name in before and not in_place else name.rpartition(".")[0]
+    gone = [
+        other
+        for other in trained
+        if other.name.startswith(f"{folder}.") and other.name not in still
+    ]
+    if not in_place:
+        return {other.name for other in gone}
+    # A new convolution in the old one's place has taken in the branches beside it, which read what
+    # the old one read, and the batch norms that read any of these.
+    inputs = [other.x for other in gone if other.name == name]
+    branches = [o for o in gone if not o.is_norm and any(o.x is tensor for tensor in inputs)]
+    norms = [o for o in gone if o.is_norm and any(o.x is branch.y for branch in branches)]
+    return {other.name for other in (*branches, *norms)}
+
+
+def _slots(layer: Any) -> tuple[str, Slots]:
+    """Kind, parameters and buffers of a layer, without those of its sublayers."""
+    kind, slots = "", {}
+    for tensor in (*layer.parameters(False), *layer.buffers(False)):
+        match = _NAME.match(tensor.name)
+        if match:
+            kind = _KINDS.get(match["kind"], match["kind"])
+            slots[match["slot"]] = tensor
+    return kind, slots
+
+
+def _program_by_kind(arrays: dict[str, Array]) -> ByKind:
+    """Group ``{Paddle's name: array}`` into ``{kind: [(layer, {slot: array})]}``, in its order."""
+    layers: dict[str, dict[str, Slots]] = defaultdict(dict)
+    for name, array in arrays.items():
+        match = _NAME.match(name)
+        if match:
+            kind = _KINDS.get(match["kind"], match["kind"])
+            layers[kind].setdefault(match["layer"], {})[match["slot"]] = array
+    return {kind: list(found.items()) for kind, found in layers.items()}
+
+
+def _paired(kind: str, program: ByKind, model: ByKind) -> Iterator[Any]:
+    sources, targets = program.get(kind, []), model.get(kind, [])
+    if len(sources) != len(targets):
+        raise MappingError(
+            f"{kind}: the program has {len(sources)} layers, the model {len(targets)}"
+        )
+    for (source, arrays), (target, tensors) in zip(sources, targets, strict=True):
         if sorted(arrays) != sorted(tensors):
             raise MappingError(f"{source} has {sorted(arrays)}, {target} has {sorted(tensors)}")
-        for slot, tensor in tensors.items():
-            _set(tensor, arrays[slot], f"{source}.{slot} → {target}")
+        yield (source, arrays), (target, tensors)
 
 
-def _set(tensor: Any, array: Array, what: str) -> None:
+def _check(tensor: Any, array: Array, what: str) -> None:
     if list(tensor.shape) != list(array.shape):
         raise MappingError(f"{what}: {list(array.shape)} does not fit {list(tensor.shape)}")
-    tensor.set_value(array)

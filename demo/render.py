@@ -1,6 +1,6 @@
-"""Render a small labelled detection data set: pages of text and scene-like pictures.
+"""Render a small labelled detection data set: pages of text and scene-like images.
 
-The labels are PaddleOCR's: one line per picture, ``path<TAB>[{"transcription": ..., "points":
+The labels are PaddleOCR's: one line per image, ``path<TAB>[{"transcription": ..., "points":
 [[x, y] * 4]}, ...]``, one quadrilateral per line of text, clockwise from the text's top left
 corner, in pixels. The same seed gives the same files.
 """
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.files import write_atomically
 
-Picture = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.float32]
 Quad = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
 # Blue, green, red, 0–255.
@@ -55,9 +55,9 @@ _WORDS = (
 
 
 def render(root: Path, train: int = 48, val: int = 16, seed: int = 0) -> Path:
-    """Write ``train.txt``, ``val.txt`` and their pictures under ``root`` and return ``root``.
+    """Write ``train.txt``, ``val.txt`` and their images under ``root`` and return ``root``.
 
-    Every other picture is a page (480×640 pixels), the rest are scenes (640×480), saved as JPEG.
+    Every other image is a page (480×640 pixels), the rest are scenes (640×480), saved as JPEG.
     The label files are written last, so a set that has them is complete.
 
     Raises:
@@ -71,7 +71,7 @@ def render(root: Path, train: int = 48, val: int = 16, seed: int = 0) -> Path:
             canvas = _render_one(np.random.default_rng([seed, part, index]), fonts, index % 2 == 0)
             path = root / name / f"{index:04d}.jpg"
             quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-            write_atomically(path, cv2.imencode(".jpg", canvas.picture, quality)[1].tobytes())
+            write_atomically(path, cv2.imencode(".jpg", canvas.pixels, quality)[1].tobytes())
             labels.append(f"{name}/{path.name}\t{json.dumps(canvas.labels, ensure_ascii=False)}\n")
         write_atomically(root / f"{name}.txt", "".join(labels).encode())
     return root
@@ -86,7 +86,7 @@ def find_fonts() -> list[Path]:
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise PruneError(
-            "the pictures are drawn with the fonts in the package matplotlib, which is not"
+            "the images are drawn with the fonts in the package matplotlib, which is not"
             " installed; install it with `pip install matplotlib`"
         )
     folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
@@ -94,17 +94,17 @@ def find_fonts() -> list[Path]:
 
 
 class Canvas:
-    """A picture under construction (H, W, 3, BGR, 0–255), with its labels."""
+    """An image under construction (H, W, 3, BGR, 0–255), with its labels."""
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
         self.labels: list[dict[str, Any]] = []
-        self._taken = np.zeros(picture.shape[:2], np.uint8)
+        self._taken = np.zeros(pixels.shape[:2], np.uint8)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self.picture.shape[1], self.picture.shape[0]
+        return self.pixels.shape[1], self.pixels.shape[0]
 
     def write(
         self,
@@ -116,7 +116,7 @@ class Canvas:
     ) -> bool:
         """Draw one line of text and label it; False where it does not fit or hides another.
 
-        ``placement`` (2, 3) maps the text's own pixels, origin at its top left, to the picture.
+        ``placement`` (2, 3) maps the text's own pixels, origin at its top left, to the image.
         ``ink`` is the colour of the text and ``plate`` that of a rectangle behind it.
         """
         mask = _text_mask(text, font)
@@ -143,16 +143,16 @@ class Canvas:
         return True
 
     def _blend(self, alpha: npt.NDArray[np.float32], colour: Colour) -> None:
-        self.picture += alpha[..., None] * (np.asarray(colour, np.float32) - self.picture)
+        self.pixels += alpha[..., None] * (np.asarray(colour, np.float32) - self.pixels)
 
 
 def _render_one(rng: np.random.Generator, fonts: Sequence[Path], page: bool) -> Canvas:
     canvas = _page(rng, fonts) if page else _scene(rng, fonts)
-    picture = canvas.picture
+    pixels = canvas.pixels
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 0.9)))
-    picture = picture + rng.normal(0, rng.uniform(1, 9), picture.shape)
-    canvas.picture = np.clip(picture, 0, 255).astype(np.uint8)
+        pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.3, 0.9)))
+    pixels = pixels + rng.normal(0, rng.uniform(1, 9), pixels.shape)
+    canvas.pixels = np.clip(pixels, 0, 255).astype(np.uint8)
     return canvas
 
 
@@ -174,7 +174,7 @@ def _page(rng: np.random.Generator, fonts: Sequence[Path]) -> Canvas:
             if rng.random() < 0.5:
                 ends = _at(turn, left, y + 0.4 * pitch), _at(turn, width - left, y + 0.4 * pitch)
                 start, end = (tuple(int(value) for value in at[:, 2]) for at in ends)
-                cv2.line(canvas.picture, start, end, ink.tolist(), 1, cv2.LINE_AA)
+                cv2.line(canvas.pixels, start, end, ink.tolist(), 1, cv2.LINE_AA)
             y += pitch
             continue
         words = int(rng.integers(1, 4)) if rows else int(rng.integers(2, 7))
@@ -190,8 +190,8 @@ def _scene(rng: np.random.Generator, fonts: Sequence[Path]) -> Canvas:
     height, width = PAGE_SIZE
     canvas = Canvas(_gradient(rng, width, height, rng.uniform(40, 210), spread=60, tint=45))
     for _ in range(int(rng.integers(4, 14))):
-        _clutter(rng, canvas.picture)
-    canvas.picture = cv2.GaussianBlur(canvas.picture, (0, 0), float(rng.uniform(0.8, 2.5)))
+        _clutter(rng, canvas.pixels)
+    canvas.pixels = cv2.GaussianBlur(canvas.pixels, (0, 0), float(rng.uniform(0.8, 2.5)))
     wanted = int(rng.integers(3, 9))
     for _ in range(8 * wanted):
         if len(canvas.labels) == wanted:
@@ -203,29 +203,29 @@ def _scene(rng: np.random.Generator, fonts: Sequence[Path]) -> Canvas:
         x, y = rng.uniform(10, width - 60), rng.uniform(10, height - 30)
         placement = _rotation(angle, x, y)
         plate = rng.uniform(0, 255, 3) if rng.random() < 0.4 else None
-        behind = plate if plate is not None else canvas.picture[int(y), int(x)]
+        behind = plate if plate is not None else canvas.pixels[int(y), int(x)]
         canvas.write(text, font, placement, _contrasting(rng, behind), plate)
     return canvas
 
 
-def _clutter(rng: np.random.Generator, picture: Picture) -> None:
+def _clutter(rng: np.random.Generator, pixels: Pixels) -> None:
     """Draw one box, disc or line of some colour, in place."""
-    height, width = picture.shape[:2]
+    height, width = pixels.shape[:2]
     colour = rng.uniform(0, 255, 3).tolist()
     a, b = ((int(rng.integers(width)), int(rng.integers(height))) for _ in range(2))
     kind = rng.integers(3)
     if kind == 0:
-        cv2.rectangle(picture, a, b, colour, -1)
+        cv2.rectangle(pixels, a, b, colour, -1)
     elif kind == 1:
-        cv2.circle(picture, a, int(rng.integers(10, 90)), colour, -1)
+        cv2.circle(pixels, a, int(rng.integers(10, 90)), colour, -1)
     else:
-        cv2.line(picture, a, b, colour, int(rng.integers(2, 12)))
+        cv2.line(pixels, a, b, colour, int(rng.integers(2, 12)))
 
 
 def _gradient(
     rng: np.random.Generator, width: int, height: int, level: float, spread: float, tint: float
-) -> Picture:
-    """A plain whose brightness and colour change slowly across the picture."""
+) -> Pixels:
+    """A plain whose brightness and colour change slowly across the image."""
     coarse = level + rng.uniform(-spread, spread, (3, 3, 1)) + rng.uniform(-tint, tint, (3, 3, 3))
     smooth = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth, 0, 255)

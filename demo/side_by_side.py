@@ -1,4 +1,4 @@
-"""Draw what two exported detectors find in one picture, side by side."""
+"""Draw what two exported detectors find in one image, side by side."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def draw_side_by_side(
     """Write ``out`` with one panel per (title, exported model); return the numbers of boxes.
 
     ``post_process`` is the config's ``PostProcess`` section. Raises :class:`PruneError` where the
-    picture cannot be read.
+    image cannot be read.
     """
     use_tree(find_tree())
     from ppocr.postprocess import build_post_process
 
     decode = build_post_process(dict(post_process), {})
-    picture = cv2.imread(str(image))
-    if picture is None:
-        raise PruneError(f"{image} cannot be read as a picture")
+    pixels = cv2.imread(str(image))
+    if pixels is None:
+        raise PruneError(f"{image} cannot be read as an image")
     x = network_input("det", image)
-    height, width = picture.shape[:2]
+    height, width = pixels.shape[:2]
     shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
     panels, counts = [], []
     for title, folder in models:
         boxes = decode({"maps": load(folder)(x)}, shape)[0]["points"]
-        panel = picture.copy()
+        panel = pixels.copy()
         for box in boxes:
             corners = np.asarray(box, np.int32).reshape(-1, 1, 2)
             cv2.polylines(panel, [corners], True, (0, 0, 220), 2, cv2.LINE_AA)

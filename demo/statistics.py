@@ -8,13 +8,11 @@ mode computes what it did and train mode starts from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from .mapping import branch_norms, rep_layers
 
 
 class _Moments:
@@ -42,19 +40,18 @@ class _Moments:
         return mean.astype(np.float32), variance.astype(np.float32)
 
 
-def calibrate(model: Any, batches: Iterable[npt.NDArray[np.float32]]) -> None:
-    """Measure and fold, in place, for every batch norm of every re-parameterisable layer.
+def calibrate(model: Any, norms: Sequence[Any], batches: Iterable[npt.NDArray[np.float32]]) -> None:
+    """Measure and fold, in place, for these batch norms of ``model``.
 
     ``batches`` are network inputs (N, 3, H, W), normalised as in training. The model must compute
     the wanted function in eval mode; it is left in eval mode. Batch norms that the file brought
-    along whole (the stem's, the head's) keep the statistics they were trained with.
+    along whole keep the statistics they were trained with.
 
     Raises:
         ValueError: ``batches`` is empty.
     """
     import paddle
 
-    norms = [norm for layer in rep_layers(model) for norm in branch_norms(layer)]
     moments = [_Moments() for _ in norms]
     model.eval()
     hooks = [

@@ -1,24 +1,31 @@
-"""Decides at interpreter start whether this process is one of PaddleOCR's tools.
+"""Decides at interpreter start whether this process is a program in a PaddleOCR tree.
 
 Called by the start-up files in site-packages, in every Python process of the environment. So:
 standard library only (nothing beyond what the interpreter has loaded by then), no output, no
 exception, and nothing done twice. ``PPOCR_PRUNE=0`` switches it off.
+
+Any script may load a pruned checkpoint: PaddleOCR's tools, those under ``deploy/``, a user's own.
+What matters is where it lies. The line in the ``.pth`` file asks the same question more coarsely,
+so that other programs import nothing: is there a ``tools/program.py`` in a folder above the script?
 """
 
 import os
 import sys
 
-_TOOLS = ("train.py", "eval.py", "export_model.py")
-
 
 def activate(force: bool = False) -> bool:
-    """Hook PaddleOCR's imports if this process is one of its tools; True where they are hooked.
+    """Hook PaddleOCR's imports if this program lies in a PaddleOCR tree; True where they are.
 
     With ``force`` the caller vouches for it (``ppocr-prune run``), and an error is not swallowed.
     """
-    if not force and not (is_tool_name(_script()) and is_tool(_script()) and not switched_off()):
+    if not force and tree_of(_script()) is None:
         return False
     try:
+        if switched_off():
+            from .hooks.request import warn_if_switched_off
+
+            warn_if_switched_off(sys.argv)
+            return False
         from .hooks.finder import install
 
         install()
@@ -34,39 +41,50 @@ def switched_off() -> bool:
     return os.environ.get("PPOCR_PRUNE", "").strip() == "0"
 
 
-def is_tool_name(script: str) -> bool:
-    """Whether a script is named like one of the tools that load a model; looks at no file."""
-    name = script.replace("\\", "/").rpartition("/")[2]
-    return name in _TOOLS or (name.startswith("infer_") and name.endswith(".py"))
+def tree_of(script: str) -> "str | None":
+    """The PaddleOCR tree that a script lies in, at any depth; None where it lies in none.
 
-
-def is_tool(script: str) -> bool:
-    """Whether a script lies in the ``tools`` folder of a PaddleOCR tree."""
+    Programs of an environment that lies in a tree (``.venv/bin/pip``) are none of the tree's.
+    """
+    if not script:
+        return None
     try:
-        candidates = {os.path.abspath(script), os.path.realpath(script)}
+        places = {os.path.abspath(script), os.path.realpath(script)}
+        environment = os.path.realpath(sys.prefix)
     except OSError:  # the working directory is gone
-        return False
-    return any(_in_tools_folder(path) for path in candidates)
-
-
-def _in_tools_folder(path: str) -> bool:
-    folder, _ = os.path.split(path)
-    tree, name = os.path.split(folder)
-    return (
-        name == "tools"
-        and os.path.isfile(os.path.join(folder, "program.py"))
-        and os.path.isdir(os.path.join(tree, "ppocr"))
-    )
+        return None
+    for place in places:
+        folder = os.path.dirname(place)
+        while folder != environment:
+            if os.path.isfile(os.path.join(folder, "tools", "program.py")) and os.path.isdir(
+                os.path.join(folder, "ppocr")
+            ):
+                return folder
+            above = os.path.dirname(folder)
+            if above == folder:
+                break
+            folder = above
+    return None
 
 
 def _script() -> str:
-    """The script that Python is about to run, also as ``python -m tools.train``."""
+    """The script that Python is about to run, also as ``python -m tools.train``; empty if none."""
     argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-c":
+        return ""
     if argv[0] != "-m":
         return argv[0]
     # The module is not looked up yet; `-m` may stand in a cluster of flags, such as `-um`.
     words = getattr(sys, "orig_argv", [])
     for flag, module in zip(words, words[1:], strict=False):
         if flag[:1] == "-" and flag[-1:] == "m":
-            return module.replace(".", "/") + ".py"
+            return _module_file(module.replace(".", os.sep))
+    return ""
+
+
+def _module_file(module: str) -> str:
+    for folder in ("", *sys.path):
+        for name in (module + ".py", os.path.join(module, "__main__.py")):
+            if os.path.isfile(os.path.join(folder, name)):
+                return os.path.join(folder, name)
     return ""

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .errors import PruneError
 from .graph.groups import ChannelGraph
-
-# What a state dict needs to be unpickled; anything else could run code.
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-    ("builtins", "tuple"),
-    ("builtins", "bytearray"),
-    ("__builtin__", "tuple"),
-    ("__builtin__", "bytearray"),
-}
-
-
-class _StateDictUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a weights file")
-        return super().find_class(module, name)
+from .unpickling import Array, read_pickle
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -43,14 +17,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         PruneError: the file is damaged, or holds more than arrays.
     """
     try:
-        with open(path, "rb") as file:
-            content = _StateDictUnpickler(file, encoding="latin1").load()
-    except OSError as error:
-        raise PruneError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:
+        content = read_pickle(path, "a weights file")
+    except ValueError as error:
         raise PruneError(
-            f"{path}: not a complete Paddle weights file ({type(error).__name__}: {error}). "
-            "Copy or download it again."
+            f"{path}: not a complete Paddle weights file ({error}). Copy or download it again."
         ) from error
     if not isinstance(content, dict):
         raise PruneError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights.")
@@ -58,15 +28,26 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     for name, value in content.items():
         if isinstance(value, tuple) and len(value) == 2:  # (Paddle's own name, array)
             value = value[1]
-        if isinstance(value, np.ndarray):
-            shapes[str(name)] = tuple(value.shape)
+        if isinstance(value, Array) and isinstance(name, str):
+            shapes[name] = value.shape
     return shapes
 
 
 def infer_kept_channels(
-    graph: ChannelGraph, shapes: Mapping[str, Sequence[int]]
+    graph: ChannelGraph,
+    shapes: Mapping[str, Sequence[int]],
+    read: Collection[tuple[str, int]] = (),
 ) -> dict[str, int] | None:
     """Widths of the groups that explain the shapes in a file, by the graph's own couplings.
+
+    The first two axes of a parameter may have any length there where no group owns them: those of
+    classes or a dictionary. Further ones are the size of a kernel.
+
+    Args:
+        graph: the channel groups of the unpruned network.
+        shapes: those in the file, by name.
+        read: parameters with the axis along which they read channels. What is read was put out by
+            another layer, so that it never has another length because of classes.
 
     Returns:
         Group name → channels kept, for the groups that are narrower; None where no pruning of
@@ -91,6 +72,8 @@ def infer_kept_channels(
         for axis, size in enumerate(shape):
             found = shapes[name][axis]
             terms = axes.get((name, axis), [])
+            if not terms and axis < 2 and (name, axis) not in read:
+                continue
             # found = what no group owns + sum of kept channels x places; without any group an
             # equation with no unknowns is left
             rest = size - sum(width * places for _, width, places in terms)

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .latency.model import NetworkLatency
 from .measuring import Measuring
@@ -16,9 +18,10 @@ from .ratios.budget import OutOfReach
 from .ratios.costs import Cost, flops_of, params_of
 from .ratios.curves import Curve
 from .ratios.feasibility import Rows, feasibility
+from .ratios.nearest import Value, prunes_nothing
 from .ratios.rounding import narrowest
 from .ratios.search import NEAR, Search
-from .ratios.targets import MeasuredTarget
+from .ratios.targets import MeasuredTarget, Ratio
 from .report.data import Latency
 from .report.lines import feasibility_table, latency_line
 from .sensitivity.store import SensitivityFile
@@ -34,8 +37,9 @@ class Decision:
     ``widths`` are the channels that groups keep, ``baseline`` and ``spread`` the metric of the
     unpruned model and where it would lie on other sets of as many images; ``file`` holds the
     measured curves; ``feasibility`` are rows (share of what the target counts, predicted loss);
-    ``latency`` is what was measured of networks of these widths, ``latency_table`` where. All but
-    the widths are there only where they were needed.
+    ``latency`` is what was measured of networks of these widths, ``latency_table`` where;
+    ``problem`` says that nothing would be pruned, and what would prune something. All but the
+    widths are there only where they were needed.
     """
 
     widths: Mapping[str, int]
@@ -45,6 +49,7 @@ class Decision:
     feasibility: Rows = ()
     latency: Latency | None = None
     latency_table: Path | None = None
+    problem: PruneError | None = None
 
     def predicted_losses(self, groups: Sequence[ChannelGroup]) -> dict[str, float]:
         """What each group's curve says of its new width; nothing where nothing was measured."""
@@ -52,6 +57,20 @@ class Decision:
             return {}
         ratios = {g.name: 1 - self.widths.get(g.name, g.size) / g.size for g in groups}
         return {name: float(self.file.curve(name).loss(ratio)) for name, ratio in ratios.items()}
+
+
+def decide_by_ratio(target: Ratio, groups: Sequence[ChannelGroup], round_to: int) -> Decision:
+    """Widths by shares of the groups' channels: nothing is measured."""
+
+    def widths(value: Value, rounding: int) -> dict[str, int]:
+        return Ratio(value).widths(groups, rounding)
+
+    sizes = {group.name: group.size for group in groups}
+    chosen = widths(target.value, round_to)
+    if any(width < sizes[name] for name, width in chosen.items()):
+        return Decision(chosen)
+    problem = prunes_nothing(widths, sizes, target.key, target.value, round_to)
+    return Decision(chosen, problem=problem)
 
 
 def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decision:
@@ -142,8 +161,22 @@ class _Chooser:
             decision = self._choose_measured(curves)
         else:
             decision = Decision(self._target.widths(search))
+        if all(width >= self._sizes[name] for name, width in decision.widths.items()):
+            return replace(decision, feasibility=rows, problem=self._nothing(curves))
         self._say_if_missed(decision)
         return replace(decision, feasibility=rows)
+
+    def _nothing(self, curves: Mapping[str, Curve]) -> PruneError:
+        """What to say of a target that these curves give no channel."""
+
+        def widths(value: Value, round_to: int) -> dict[str, int]:
+            cost = self._target.cost(self._prices)
+            other = replace(self._target, value=cast(float, value))
+            return other.widths(Search(curves, self._sizes, cost, round_to))
+
+        return prunes_nothing(
+            widths, self._sizes, self._target.key, self._target.value, self._round_to
+        )
 
     def _choose_measured(self, curves: Mapping[str, Curve]) -> Decision:
         """Widths that are measured to keep a budget of milliseconds."""

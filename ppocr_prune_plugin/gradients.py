@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from .chance import without_chance
 from .graph.live import untrained
 
 Array = npt.NDArray[Any]
-
-_SEED = 0  # of dropout: the same in every run and process
 
 
 def batch_gradients(
@@ -21,8 +20,8 @@ def batch_gradients(
 ) -> list[dict[str, Array]]:
     """Parameter name → gradient, for each loss by itself.
 
-    The model runs as it trains. Its weights, buffers (running statistics), modes, and the state of
-    the random number generator are afterwards what they were, and no gradient is left.
+    The model runs as it trains, but :func:`without_chance`. Its weights, buffers (running
+    statistics) and modes are afterwards what they were, and no gradient is left.
 
     Args:
         model: the network.
@@ -31,26 +30,24 @@ def batch_gradients(
     updated = list(untrained(model).values())
     values = [tensor.numpy().copy() for tensor in updated]
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    state = paddle.get_rng_state()
     result = []
     model.train()
     try:
-        paddle.seed(_SEED)
-        model.clear_gradients(set_to_zero=False)
-        for loss in losses:
-            loss().backward()
-            result.append(
-                {
-                    name: parameter.grad.numpy().astype(np.float32)
-                    for name, parameter in model.named_parameters()
-                    if parameter.grad is not None
-                }
-            )
+        with without_chance(model):
             model.clear_gradients(set_to_zero=False)
+            for loss in losses:
+                loss().backward()
+                result.append(
+                    {
+                        name: parameter.grad.numpy().astype(np.float32)
+                        for name, parameter in model.named_parameters()
+                        if parameter.grad is not None
+                    }
+                )
+                model.clear_gradients(set_to_zero=False)
         return result
     finally:
         model.clear_gradients(set_to_zero=False)
-        paddle.set_rng_state(state)
         for layer, mode in modes:
             layer.training = mode
         for tensor, value in zip(updated, values, strict=True):

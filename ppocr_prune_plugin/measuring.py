@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from .network import Network
 from .ratios.budget import Curve
 from .ratios.targets import Depth
 from .recovery.batch_norm import BatchNormRecalibration
+from .run_lock import own
 from .section import PruneSection
-from .sensitivity.analysis import Analysis, check_baseline, check_direction, fingerprint
+from .sensitivity.analysis import Analysis, check_baseline, check_direction
+from .sensitivity.identity import fingerprint
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
 from .sensitivity.store import SensitivityFile, open_sensitivity
 from .sensitivity.team import Team
@@ -24,17 +26,21 @@ from .sensitivity.team import Team
 class Measuring:
     """Measures the curves of the groups that may be pruned, with whoever is on the team.
 
-    ``ranker`` has seen the unpruned network; ``batches`` counts those that ``recalibration``
-    runs; ``folder`` takes the sensitivity file where the section names none.
+    ``source`` names where the section is written, for messages; ``ranker`` has seen the unpruned
+    network; ``batches`` counts those that ``recalibration`` runs; ``settings`` are what else losses
+    depend on, by name, where the criterion looks at the network (True) or at weights alone;
+    ``folder`` takes the sensitivity file where the section names none.
     """
 
     network: Network
     groups: Sequence[ChannelGroup]
     section: PruneSection
+    source: str
     evaluation: Evaluation
     ranker: Ranker
     recalibration: BatchNormRecalibration
     batches: int
+    settings: Callable[[bool], Mapping[str, str]]
     folder: Path
     logger: logging.Logger
     team: Team
@@ -71,6 +77,8 @@ class Measuring:
             f"prune: sensitivity of {len(self.groups)} layers on {number}, each layer until its "
             f"loss exceeds {depth.bound:g}; every point is kept in {analysis.file.json_path}"
         )
+        if reused := analysis.reused(self.groups, depth.bound, depth.curve):
+            self.logger.info(f"prune: {reused}")
         analysis.rising(self.groups, depth.bound, depth.curve)
         return {group.name: analysis.file.curve(group.name) for group in self.groups}
 
@@ -86,13 +94,28 @@ class Measuring:
         )  # fmt: skip
 
     def _file(self) -> SensitivityFile:
-        """The sensitivity file that belongs to this run."""
+        """The sensitivity file that belongs to this run, with what ranks of earlier runs added."""
         evaluation, model = self.evaluation, self.network.model
         check_direction(evaluation.metric)
         stated = self.section.sensitivity.file
         path = Path(stated) if stated else self.folder / "sen.pickle"
+        if stated and self.team.rank == 0:
+            own(
+                path.with_name(path.name + ".lock"),
+                f"{self.source}: Prune.sensitivity.file: {path}",
+                "Wait for its end, or name another file.",
+            )
         names = {structured: tensor.name for structured, tensor in model.named_parameters()}
         belongs = fingerprint(
-            model, self.ranker.identity, evaluation.metric, evaluation.data, self.batches
+            model,
+            self.ranker.identity,
+            evaluation.metric,
+            evaluation.data,
+            self.batches,
+            self.settings(self.ranker.looks),
         )
-        return open_sensitivity(path, belongs, self.groups, names)
+        file, remark = open_sensitivity(path, belongs, self.network.graph.groups, names)
+        if remark and self.team.rank == 0:
+            self.logger.warning(f"prune: {remark}")
+        file.merge_ranks(self.folder / "ranks")
+        return file

@@ -14,11 +14,16 @@ from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
+from .graph.inference_mode import in_inference_mode, reparameterises
 from .graph.live import untrained
 from .graph.trace import is_spec, map_inputs
-from .plan import Change, GroupPlan, PruningPlan
+from .plan import GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
 from .section import PruneSection
+from .structure import Change
+
+# Of the span of an output. Branches that become one are summed in another order.
+_REP_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Network:
         return [group for group in self.graph.groups if not self._deployed(group)]
 
     def _deployed(self, group: ChannelGroup) -> bool:
-        return any(member.parameter in self.costs.deployed for member in group.producers)
+        return any(member.parameter in self.costs.deployed for member in group.members)
 
     def prunable(self, section: PruneSection, source: str) -> list[ChannelGroup]:
         """Groups that the section lets through.
@@ -74,7 +79,6 @@ def _reasons(graph: ChannelGraph) -> str:
 def inspect(
     model: paddle.nn.Layer,
     inputs: Sequence[Any],
-    fused: Sequence[str] = (),
     training_inputs: Sequence[Any] | None = None,
 ) -> Network:
     """Trace a model and find its groups and costs.
@@ -83,26 +87,14 @@ def inspect(
         model: the network.
         inputs: what its ``forward`` takes when it is deployed: ``(shape, dtype)`` pairs for
             pictures, batch of one, and arrays for what else it needs.
-        fused: layers whose parallel convolutions become one on export.
         training_inputs: what it takes when it trains, where that is more (labels, as arrays).
 
     Raises:
         PruneError: the model cannot be traced.
     """
     training = inputs if training_inputs is None else training_inputs
-    return Network(
-        model, inputs, training, build_graph(model, training), cost_model(model, inputs, fused)
-    )
-
-
-def fused_layers(model: paddle.nn.Layer) -> list[str]:
-    """Layers whose parallel convolutions PaddleOCR's export turns into one (``rep()``)."""
-    return [name for name, layer in model.named_sublayers() if can_be_fused(layer)]
-
-
-def can_be_fused(layer: paddle.nn.Layer) -> bool:
-    """Whether a layer has a ``rep()`` that has not been called."""
-    return callable(getattr(layer, "rep", None)) and not getattr(layer, "is_repped", False)
+    graph = build_graph(model, training)
+    return Network(model, inputs, training, graph, cost_model(model, inputs, graph))
 
 
 def make_plan(network: Network, widths: Mapping[str, int], ranker: Ranker) -> PruningPlan:
@@ -125,31 +117,30 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
     """A plan with its costs."""
     graph, costs = network.graph, network.costs
     after = surgery.shapes_after(graph, {item.name: item.kept_channels for item in items})
-    return PruningPlan(
-        criterion,
-        tuple(items),
+    structure = surgery.structure_of(
+        graph,
+        after,
         Change(costs.flops(graph.shapes), costs.flops(after)),
         Change(costs.params(graph.shapes), costs.params(after)),
-        surgery.frame_of(graph, after),
     )
+    return PruningPlan(criterion, tuple(items), structure.flops, structure.params, {"": structure})
 
 
-def apply_checked(
-    network: Network, plan: PruningPlan, optimizer: paddle.optimizer.Optimizer | None = None
-) -> surgery.Undo:
+def apply_checked(network: Network, plan: PruningPlan) -> surgery.Undo:
     """Prune the live model and run it: as it is deployed, same outputs in shape and finite
-    numbers; as it trains, without an error.
+    numbers, before ``rep()`` as after it; as it trains, without an error.
 
     Raises:
         PruneError: the plan does not fit, or the pruned model does not run; it is put back.
     """
     before = run_once(network.model, network.inputs)
-    undo = surgery.prune(network.model, network.graph, plan, optimizer)
+    undo = surgery.prune(network.model, network.graph, plan)
     try:
         after = run_once(network.model, network.inputs)
         problem = _difference(before, after)
         if not problem:
             run_training(network.model, network.training_inputs)
+            problem = _rep_changes(network.model, network.inputs, after)
     except Exception as error:  # whatever the model's code raises
         problem = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
     if problem:
@@ -167,6 +158,19 @@ def _difference(before: list[np.ndarray], after: list[np.ndarray]) -> str:
         return f"outputs have the shapes {new} instead of {old}"
     if not all(np.isfinite(a).all() for a in after if a.dtype.kind == "f"):
         return "an output is not finite"
+    return ""
+
+
+def _rep_changes(model: paddle.nn.Layer, inputs: Sequence[Any], outputs: list[np.ndarray]) -> str:
+    """What is wrong with the model after ``rep()``, which an export calls; it computes the same."""
+    if not reparameterises(model):
+        return ""
+    for before, after in zip(outputs, run_once(in_inference_mode(model), inputs), strict=True):
+        if before.shape != after.shape:
+            return f"rep() changes the shape of an output from {before.shape} to {after.shape}"
+        change, span = float(np.abs(before - after).max()), float(before.max() - before.min())
+        if change > _REP_TOLERANCE * span:
+            return f"rep() changes an output by {change:.1e} (it spans {span:.1e})"
     return ""
 
 

@@ -5,17 +5,17 @@ Indices refer to the unpruned network, so that a plan means the same wherever it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import PruneError
-from .files import write_atomically
-from .frame import Frame
+from . import documents
+from .documents import Misfit, listed, mapping, maybe, number, record, row, text, whole
+from .structure import Change, PrunedStructure
+
+__all__ = ["Change", "GroupPlan", "PruningPlan", "load_plan", "plan_path"]
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -49,34 +49,19 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A quantity of the whole network before and after pruning."""
-
-    before: int
-    after: int
-
-    @property
-    def pruned(self) -> float:
-        """Share removed, between 0 and 1."""
-        return 1 - self.after / self.before if self.before else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The form it has in JSON."""
-        return {"before": self.before, "after": self.after, "pruned": round(self.pruned, 6)}
-
-
-@dataclass(frozen=True)
 class PruningPlan:
     """What is kept of every group that loses something, and what that saves.
 
-    ``frame`` is None in files of earlier versions, and where the plan is that of several networks.
+    ``structures`` holds the pruned structure of each network, by name: of each pruned sub-model of
+    a distillation model, or of the one network under an empty name. ``flops`` and ``params`` are
+    those of all of them together.
     """
 
     criterion: str
     groups: tuple[GroupPlan, ...]
     flops: Change
     params: Change
-    frame: Frame | None = None
+    structures: Mapping[str, PrunedStructure] = field(default_factory=dict)
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -98,15 +83,13 @@ class PruningPlan:
             ],
             "flops": self.flops.as_dict(),
             "params": self.params.as_dict(),
+            "structures": {name: item.as_dict() for name, item in self.structures.items()},
         }
-        if self.frame is not None:
-            content["frame"] = self.frame.as_dict()
-        content["checksum"] = _checksum(content)
-        return content
+        return documents.signed(content)
 
     def save(self, path: Path) -> None:
         """Write the plan; the file is complete or not there."""
-        write_atomically(path, json.dumps(self.as_dict(), indent=1))
+        documents.write(path, self.as_dict())
 
 
 def plan_path(prefix: str | os.PathLike[str]) -> Path:
@@ -120,45 +103,98 @@ def load_plan(path: Path) -> PruningPlan:
     Raises:
         PruneError: the file is not there, truncated, edited by hand or of another format.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PruneError(f"{path}: the pruning plan cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise PruneError(
-            f"{path}: the pruning plan is not complete JSON ({error}); it was probably cut off "
-            "while it was copied. Copy it again; beside a .pdparams it may also be deleted: the "
-            "structure is then worked out from the weights."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise PruneError(f"{path}: format is {found!r}, but this version reads {FORMAT!r}.")
-    if content.get("checksum") != _checksum(content):
-        raise PruneError(
-            f"{path}: the pruning plan was changed after it was written (its checksum does not "
-            "fit). A plan is not meant to be edited: change the Prune section and prune again, or "
-            "take the original file."
+    content = documents.read(path, "the pruning plan", FORMAT, _checked, _MEND)
+    groups = tuple(
+        GroupPlan(
+            item["name"],
+            item["channels"],
+            None if item["kept"] is None else tuple(item["kept"]),
+            item["kept_channels"],
         )
-    try:
-        groups = tuple(
-            GroupPlan(
-                str(item["name"]),
-                int(item["channels"]),
-                None if item["kept"] is None else tuple(int(k) for k in item["kept"]),
-                int(item["kept_channels"]),
+        for item in content["groups"]
+    )
+    flops, params = (Change(content[k]["before"], content[k]["after"]) for k in ("flops", "params"))
+    structures = {
+        name: PrunedStructure.from_dict(item) for name, item in content["structures"].items()
+    }
+    return PruningPlan(content["criterion"], groups, flops, params, structures)
+
+
+_MEND = (
+    "A plan is not meant to be edited: copy the original file again, or change the Prune section "
+    "and prune again; beside a .pdparams it may also be deleted: the structure is then worked out "
+    "from the weights."
+)
+_CHANGE = record({"before": whole(0), "after": whole(0), "pruned": number()})
+_STRUCTURE = record(
+    {
+        "flops": _CHANGE,
+        "params": _CHANGE,
+        # parameter → axis → length before and after
+        "axes": mapping(mapping(row(whole(1), whole(1)))),
+        "multipliers": mapping(whole(1)),
+        "attributes": listed(
+            record(
+                {
+                    "layer": text,
+                    "name": text,
+                    "value": whole(0),
+                    "parameter": text,
+                    "axis": whole(0),
+                    "length": whole(1),
+                    "place": maybe(whole(0)),
+                }
             )
-            for item in content["groups"]
-        )
-        flops, params = (
-            Change(int(content[key]["before"]), int(content[key]["after"]))
-            for key in ("flops", "params")
-        )
-        frame = Frame.from_dict(content["frame"]) if "frame" in content else None
-        return PruningPlan(str(content["criterion"]), groups, flops, params, frame)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PruneError(f"{path}: the pruning plan lacks or misspells {error}.") from error
+        ),
+    }
+)
+_SCHEMA = record(
+    {
+        "criterion": text,
+        "groups": listed(
+            record(
+                {
+                    "name": text,
+                    "channels": whole(1),
+                    "kept": maybe(listed(whole(0))),
+                    "kept_channels": whole(1),
+                }
+            )
+        ),
+        "flops": _CHANGE,
+        "params": _CHANGE,
+        "structures": mapping(_STRUCTURE),
+    }
+)
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    body = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+def _checked(content: Any, place: str) -> None:
+    """The schema, and that what is said twice is said alike."""
+    _SCHEMA(content, place)
+    names = set()
+    for index, item in enumerate(content["groups"]):
+        kept, where = item["kept"], f"groups[{index}]"
+        if item["name"] in names:
+            raise Misfit(f"{where}.name", "a group that is not there already", item["name"])
+        names.add(item["name"])
+        if item["kept_channels"] > item["channels"]:
+            raise Misfit(
+                f"{where}.kept_channels", f"{item['channels']} or less", item["kept_channels"]
+            )
+        if kept is not None and (
+            len(kept) != item["kept_channels"]
+            or any(a >= b for a, b in zip(kept, kept[1:], strict=False))
+            or kept[-1] >= item["channels"]
+        ):
+            raise Misfit(f"{where}.kept", f"{item['kept_channels']} rising channels", kept)
+    for name, structure in content["structures"].items():
+        for parameter, axes in structure["axes"].items():
+            for axis, (before, after) in axes.items():
+                where = f"structures.{name}.axes.{parameter}.{axis}"
+                if not axis.isdecimal():
+                    raise Misfit(where, "the number of an axis", axis)
+                if after >= before:
+                    raise Misfit(where, f"less than {before}", after)
+    for key in ("flops", "params"):
+        if content[key]["after"] > content[key]["before"]:
+            raise Misfit(f"{key}.after", "less than before", content[key]["after"])

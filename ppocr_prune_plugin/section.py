@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
-from .errors import PruneError, did_you_mean
+from .errors import PruneError, did_you_mean, quoted
 
-CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "random")
+CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 
 Target: TypeAlias = float | dict[str, float]
+
+_LARGEST = 10**9  # of whole numbers: beyond it nothing that they count can be
 
 # package.module:Class, or a pruner of PaddleSlim's.
 _OUTSIDE_CRITERION = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*|paddleslim\.[^\W\d]\w*")
@@ -50,7 +53,7 @@ class LatencyOptions:
     """How latency is measured: with Paddle Inference on this machine's CPU.
 
     ``threads`` are threads of the CPU, ``onednn`` whether oneDNN is used; ``batch`` is the number
-    of pictures per run and ``shape`` their ``(channels, height, width)`` (None: the size that
+    of images per run and ``shape`` their ``(channels, height, width)`` (None: the size that
     FLOPs are counted at).
     """
 
@@ -96,7 +99,7 @@ class PruneSection:
             value = getattr(self, name)
             if value is not None:
                 return name, value
-        raise PruneError(f"Prune says not how much to prune: set one of {', '.join(TARGETS)}.")
+        raise PruneError(f"Prune does not say how much to prune: set one of {', '.join(TARGETS)}.")
 
 
 @functools.cache
@@ -106,11 +109,17 @@ def registered_criteria() -> dict[str, str]:
     return {point.name: point.value for point in found}
 
 
-def parse_section(raw: object, source: str) -> PruneSection:
-    """Check a section as YAML gives it and fill in the defaults.
+def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection:
+    """Check a section as YAML gives it and fill in the defaults; null means a key's default.
 
-    ``raw`` is the value of the config's ``Prune`` key; ``source`` names where it was written, for
-    the messages. A null value means the key's default. Raises :class:`PruneError`.
+    Args:
+        raw: the value of the config's ``Prune`` key.
+        source: where it was written, for messages.
+        prunes: a model is to be pruned by it, so that it has to say how much, in one way. Tools
+            that evaluate, run or export a model need no target.
+
+    Raises:
+        PruneError: the section is not valid.
     """
     check = _Checker(source)
     values = check.mapping(raw, "Prune", _names(PruneSection))
@@ -128,7 +137,7 @@ def parse_section(raw: object, source: str) -> PruneSection:
             }
         )
     parsed = PruneSection(**section)
-    if parsed.enable:
+    if parsed.enable and prunes:
         check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
     return parsed
 
@@ -160,7 +169,8 @@ class _Checker:
             if name not in allowed:
                 hint = did_you_mean(name, allowed)
                 raise self.fail(
-                    key, f'has an unknown key "{name}"{hint}. Known keys: {", ".join(allowed)}.'
+                    key,
+                    f'has an unknown key "{_short(name)}"{hint}. Known keys: {", ".join(allowed)}.',
                 )
         return dict(value)
 
@@ -188,9 +198,13 @@ class _Checker:
         # bool is an int in Python: `ratio: yes` must not become 1.
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fail(key, f"must be {allowed}, found {_show(value)}.{_unquote(value)}")
-        if not math.isfinite(value):
-            raise self.fail(key, f"must be {allowed}, found {value}.")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond what any fraction can be
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.fail(key, f"must be {allowed}, found {quoted(value)}.")
+        return number
 
     def fraction(self, key: str, value: object, closed: bool = True) -> float:
         """A share in [0, 1), or in (0, 1) where not ``closed``."""
@@ -200,7 +214,7 @@ class _Checker:
         if not (0 <= number < 1) or (number == 0 and not closed):
             percent = number / 100
             hint = f" For {number:g} percent write {percent:g}." if 1 < number < 100 else ""
-            raise self.fail(key, f"must be {allowed}, found {value}.{hint}")
+            raise self.fail(key, f"must be {allowed}, found {quoted(value)}.{hint}")
         return number
 
     def amount(self, key: str, value: object) -> float:
@@ -218,7 +232,7 @@ class _Checker:
                 raise self.fail(
                     key, f'has the layer pattern {_show(pattern)}; patterns are text ("head.*").'
                 )
-            ratios[pattern] = self.fraction(f'{key}["{pattern}"]', number)
+            ratios[pattern] = self.fraction(f'{key}["{_short(pattern)}"]', number)
         return ratios
 
     def integer(self, key: str, value: object, least: int) -> int:
@@ -226,7 +240,9 @@ class _Checker:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.fail(key, f"must be {allowed}, found {_show(value)}.{_unquote(value)}")
         if value < least:
-            raise self.fail(key, f"must be {allowed}, found {value}.")
+            raise self.fail(key, f"must be {allowed}, found {quoted(value)}.")
+        if value > _LARGEST:
+            raise self.fail(key, f"must be {_LARGEST} or less, found {quoted(value)}.")
         return value
 
     def positive(self, key: str, value: object) -> int:
@@ -235,7 +251,7 @@ class _Checker:
     def not_negative(self, key: str, value: object) -> int:
         return self.integer(key, value, 0)
 
-    def picture(self, key: str, value: object) -> tuple[int, int, int]:
+    def image(self, key: str, value: object) -> tuple[int, int, int]:
         """Channels, height and width."""
         allowed = "a list of channels, height and width, such as [3, 640, 640]"
         items = self._list(key, value, allowed)
@@ -261,7 +277,7 @@ class _Checker:
         )
 
     def path(self, key: str, value: object) -> str:
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and "\0" not in value:
             return value
         raise self.fail(key, f"must be the path of a file, found {_show(value)}.")
 
@@ -281,13 +297,13 @@ class _Checker:
             raise self.fail(
                 key,
                 "is empty, so that nothing would be pruned. Name the sub-models, such as [Student],"
-                " leave the key away for every one that is trained, or set Prune.enable: false.",
+                " omit the key for every one that is trained, or set Prune.enable: false.",
             )
         for item in items:
             if not isinstance(item, str) or not item:
                 raise self.fail(key, f"has {_show(item)}; names are text, such as Student.")
         if len(set(items)) < len(items):
-            raise self.fail(key, f"names a sub-model twice: {_join(items)}.")
+            raise self.fail(key, f"names a sub-model twice: {quoted(items)}.")
         return tuple(items)
 
     def rising_ratios(self, key: str, value: object) -> tuple[float, ...]:
@@ -299,8 +315,8 @@ class _Checker:
         if ratios != mended:
             raise self.fail(
                 key,
-                f"must rise and hold no ratio twice, found {list(value)!r}."  # type: ignore[call-overload]
-                f" Write {mended!r}.",
+                f"must rise and hold no ratio twice, found {quoted(value)}."
+                f" Write {quoted(mended)}.",
             )
         return tuple(ratios)
 
@@ -315,16 +331,23 @@ def _show(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f'the text "{value}"'
+        return f'the text "{_short(value)}"'
     if isinstance(value, Mapping):
         return f"a mapping with the keys {_join(value)}" if value else "an empty mapping"
     if isinstance(value, list | tuple):
-        return f"the list {list(value)!r}"
-    return repr(value)
+        return f"the list {quoted(list(value))}"
+    return quoted(value)
+
+
+def _short(value: object) -> str:
+    """Text as it is, or another value as YAML writes it, where that is not too long."""
+    text = value if isinstance(value, str) else "null" if value is None else quoted(value)
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _join(values: Iterable[object]) -> str:
-    return ", ".join(str(value) for value in values)
+    shown = [_short(value) for value in itertools.islice(values, 9)]
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
 
 
 def _unquote(value: object) -> str:
@@ -365,7 +388,7 @@ _LATENCY_CHECKS = {
     "threads": _Checker.positive,
     "onednn": _Checker.boolean,
     "batch": _Checker.positive,
-    "shape": _Checker.picture,
+    "shape": _Checker.image,
 }
 _SUBSECTIONS: dict[str, tuple[type, Mapping[str, Callable[[_Checker, str, object], Any]]]] = {
     "sensitivity": (SensitivityOptions, _SENSITIVITY_CHECKS),

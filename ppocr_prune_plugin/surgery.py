@@ -1,6 +1,7 @@
-"""Remove channels from a live model (and its optimizer), in place, and put them back.
+"""Remove channels from a live model, in place, and put them back.
 
-Parameters keep their identity: an optimizer built before the surgery trains them after it.
+Parameters keep their identity: an optimizer built before the surgery trains them after it, once
+what it holds was cut along (:mod:`.holders`).
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
-from .frame import Frame
 from .graph.channels import ChannelGraph, ChannelGroup
-from .graph.live import Undo, resize, restore, set_arrays, shapes_after, tensors_of, write
+from .graph.live import Undo, resize, restore, set_arrays, shapes_after, tensors_of
 from .plan import GroupPlan, PruningPlan
+from .structure import Change, PrunedStructure
 
 Array = npt.NDArray[Any]
 __all__ = [
     "Undo",
     "check_fit",
-    "frame_of",
+    "cut",
     "kept_masks",
     "prune",
-    "rebuild",
     "resize",
     "restore",
     "set_arrays",
     "shapes_after",
+    "structure_of",
 ]
 
 Masks = dict[str, dict[int, npt.NDArray[np.bool_]]]
@@ -94,7 +95,6 @@ def prune(
     model: paddle.nn.Layer,
     graph: ChannelGraph,
     groups: Sequence[GroupPlan] | PruningPlan,
-    optimizer: paddle.optimizer.Optimizer | None = None,
 ) -> Undo:
     """Remove channels from a model that has the graph's shapes.
 
@@ -102,10 +102,9 @@ def prune(
         model: the unpruned network; its parameters are resized in place.
         graph: its channel groups.
         groups: what is kept.
-        optimizer: its accumulators, if it has any already, are cut along.
 
     Returns:
-        What :func:`restore` needs to put the model (not the optimizer) back.
+        What :func:`restore` needs to put the model back.
 
     Raises:
         PruneError: the plan does not fit the graph.
@@ -113,87 +112,32 @@ def prune(
     items = groups.groups if isinstance(groups, PruningPlan) else groups
     masks = kept_masks(graph, items)
     tensors = tensors_of(model)
-    arrays = {name: _cut(tensors[name].numpy(), axes) for name, axes in masks.items()}
-    if optimizer is not None:
-        cuts = {tensor.name: masks.get(name, {}) for name, tensor in tensors.items()}
-        _cut_optimizer(optimizer, cuts)
+    arrays = {name: cut(tensors[name].numpy(), axes) for name, axes in masks.items()}
     return set_arrays(model, arrays, graph)
 
 
-def frame_of(graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) -> Frame:
-    """What :func:`rebuild` needs to give a model these shapes, which pruning has left."""
-    changed = {
-        name: (before, shapes[name])
+def structure_of(
+    graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]], flops: Change, params: Change
+) -> PrunedStructure:
+    """The structure that a network of the graph has with these shapes, which pruning has left."""
+    axes = {
+        name: {
+            axis: (whole, left)
+            for axis, (whole, left) in enumerate(zip(before, shapes[name], strict=True))
+            if whole != left
+        }
         for name, before in graph.shapes.items()
         if shapes[name] != before
     }
-    multipliers = {name: n for name, n in graph.multipliers.items() if name in changed}
-    attributes = tuple(item for item in graph.attributes if item.parameter in changed)
-    return Frame(changed, multipliers, attributes)
+    multipliers = {name: n for name, n in graph.multipliers.items() if name in axes}
+    attributes = tuple(
+        item for item in graph.attributes if item.axis in axes.get(item.parameter, {})
+    )
+    return PrunedStructure(axes, flops, params, multipliers, attributes)
 
 
-def rebuild(model: paddle.nn.Layer, frame: Frame, found: Mapping[str, tuple[int, ...]]) -> bool:
-    """Give an unpruned model the structure of pruned weights, which are loaded next.
-
-    Args:
-        model: the network as it is built.
-        frame: the structure.
-        found: shapes of the pruned weights, by name.
-
-    Returns:
-        False where the frame is not one of this model and of these weights; nothing is done then.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
-    before = {name: pair[0] for name, pair in frame.shapes.items()}
-    after = {**shapes, **{name: pair[1] for name, pair in frame.shapes.items()}}
-    layers = dict(model.named_sublayers(include_self=True))
-    if (
-        before.items() <= shapes.items()
-        and all(found[name] == shape for name, shape in after.items() if name in found)
-        and all(item.holds_in(layers.get(item.layer)) for item in frame.attributes)
-    ):
-        graph = ChannelGraph((), (), after, frame.multipliers, attributes=frame.attributes)
-        resize(model, after, graph)
-        return True
-    return False
-
-
-def _cut(array: Array, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
+def cut(array: Array, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
+    """What of an array stays, by a mask for each axis that loses something."""
     for axis, mask in axes.items():
         array = np.compress(mask, array, axis=axis)
     return array
-
-
-def _cut_optimizer(
-    optimizer: paddle.optimizer.Optimizer,
-    cuts: Mapping[str, Mapping[int, npt.NDArray[np.bool_]]],
-) -> None:
-    """Cut accumulators that exist, and those that were loaded and wait for the first step.
-
-    ``cuts`` has an entry, maybe an empty one, for every parameter by Paddle's own name.
-    """
-    inner = getattr(optimizer, "_inner_opt", optimizer)
-    cuts = dict(cuts)
-    for name, master in getattr(inner, "_master_weights", {}).items():
-        axes = cuts.get(name, {})
-        cuts[master.name] = axes  # accumulators of a half-precision parameter bear this name
-        if _fits(master.shape, axes):
-            write(master, _cut(master.numpy(), axes))
-    for accumulators in getattr(inner, "_accumulators", {}).values():
-        for name, tensor in accumulators.items():
-            if _fits(tensor.shape, cuts.get(name, {})):
-                write(tensor, _cut(tensor.numpy(), cuts[name]))
-    waiting = getattr(inner, "_accumulators_holder", {})
-    longest_first = sorted(cuts, key=len, reverse=True)
-    for key, value in waiting.items():
-        owner = next((name for name in longest_first if key.startswith(name + "_")), "")
-        if _fits(np.shape(value), cuts.get(owner, {})):
-            waiting[key] = paddle.to_tensor(_cut(np.asarray(value), cuts[owner]))
-
-
-def _fits(shape: Sequence[int], axes: Mapping[int, npt.NDArray[np.bool_]]) -> bool:
-    """Whether there is something to cut and the tensor has the axes for it (Adam's powers of beta
-    have shape ``[1]``)."""
-    return bool(axes) and all(
-        axis < len(shape) and shape[axis] == len(mask) for axis, mask in axes.items()
-    )

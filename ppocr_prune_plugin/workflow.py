@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import paddle
 
 from . import surgery
 from .criteria import Arrays, Context, Ranker
-from .decision import Decision, decide
+from .decision import Decision, decide, decide_by_ratio
 from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .measuring import Measuring
@@ -39,8 +37,10 @@ class PruningRun:
     some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
-    ``team``: who else works on it; ``widths`` are the channels that groups keep where that was
-    decided before, on a network of the same structure: nothing is analysed then.
+    ``settings`` are what else losses depend on, by name, where the criterion looks at the network
+    (True) or at weights alone; ``team``: who else works on it; ``widths`` are the channels that
+    groups keep where that was decided before, on a network of the same structure: nothing is
+    analysed then.
     """
 
     network: Network
@@ -52,32 +52,28 @@ class PruningRun:
     folder: Path
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
     team: Team = field(default_factory=Team)
     widths: Mapping[str, int] | None = None
 
-    def run(self, optimizer: paddle.optimizer.Optimizer | None = None) -> PruningPlan:
+    def run(self) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` the model is left as it is.
-
-        Args:
-            optimizer: its accumulators are cut along.
 
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
         """
         target = target_of(self.section)
         if self.team.rank != 0:
-            return self._follow(target, optimizer)
+            return self._follow(target)
         try:
-            plan = self._lead(target, optimizer)
+            plan = self._lead(target)
         except BaseException:
-            self.team.post(FAILED)
+            self.team.post_failure()
             raise
         self.team.post(FINISHED)
         return plan
 
-    def _lead(
-        self, target: Ratio | MeasuredTarget, optimizer: paddle.optimizer.Optimizer | None
-    ) -> PruningPlan:
+    def _lead(self, target: Ratio | MeasuredTarget) -> PruningPlan:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_frozen()
@@ -85,12 +81,16 @@ class PruningRun:
         recalibration = BatchNormRecalibration(network.model, self.calibration)
 
         decision = self._decide(target, groups, ranker, recalibration)
+        if decision.problem is not None and not section.dry_run:
+            raise PruneError(f"{self.source}: {decision.problem}")
+        if decision.problem is not None:
+            self.logger.warning(f"prune: {decision.problem}")
         plan = make_plan(network, decision.widths, ranker)
         plan.save(self._plan_path)
         for line in plan_table(groups, plan, decision.predicted_losses(groups)):
             self.logger.info(line)
 
-        undo = apply_checked(network, plan, None if section.dry_run else optimizer)
+        undo = apply_checked(network, plan)
         recalibration.apply(network.graph, plan.groups, undo)
         if self.team.size > 1:
             save_statistics(network.model, self._statistics_path)
@@ -101,9 +101,7 @@ class PruningRun:
             surgery.restore(network.model, undo)
         return plan
 
-    def _follow(
-        self, target: Ratio | MeasuredTarget, optimizer: paddle.optimizer.Optimizer | None
-    ) -> PruningPlan:
+    def _follow(self, target: Ratio | MeasuredTarget) -> PruningPlan:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network = self.network
         groups = network.prunable(self.section, self.source)
@@ -114,7 +112,7 @@ class PruningRun:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
         if not self.section.dry_run:
-            apply_checked(network, plan, optimizer)
+            apply_checked(network, plan)
             load_statistics(network.model, self._statistics_path)
         return plan
 
@@ -128,13 +126,16 @@ class PruningRun:
         if self.widths is None and isinstance(target, MeasuredTarget):
             measuring = self._measuring(target, groups, ranker, recalibration)
             return decide(target, measuring, self.folder / "latency.json")
-        widths = self.widths
-        if widths is None:
+        if self.widths is not None:
+            decision = Decision(self.widths)
+        else:
             assert isinstance(target, Ratio)
-            widths = target.widths(groups, self.section.round_to)
+            decision = decide_by_ratio(target, groups, self.section.round_to)
         if self.evaluation is None:
-            return Decision(widths)
-        return Decision(widths, self.evaluation.baseline(), spread(self.evaluation))
+            return decision
+        return replace(
+            decision, baseline=self.evaluation.baseline(), spread=spread(self.evaluation)
+        )
 
     def _measuring(
         self,
@@ -149,8 +150,9 @@ class PruningRun:
                 "sensitivity, and Eval is empty. Fill the Eval section, or prune by Prune.ratio."
             )
         return Measuring(
-            self.network, groups, self.section, self.evaluation, ranker, recalibration,
-            len(self.calibration), self.folder, self.logger, self.team,
+            self.network, groups, self.section, self.source, self.evaluation, ranker,
+            recalibration, len(self.calibration), self.settings, self.folder, self.logger,
+            self.team,
         )  # fmt: skip
 
     def _ranker(self) -> Ranker:

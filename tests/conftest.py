@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tool_processes import ToolProcesses
 
 from ppocr_prune_plugin.commands.doctor import probe
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
-pytest_plugins = ["fixtures_demo", "fixtures_lines", "fixtures_networks"]
+pytest.register_assert_rewrite("tool_chain", "training")
+pytest_plugins = [
+    "side_by_side",
+    "fixtures_demo",
+    "fixtures_lines",
+    "fixtures_networks",
+    "fixtures_trees",
+]
+
+# PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,34 +35,16 @@ def tree() -> Path:
     try:
         return find_tree(Path(os.sep))
     except PruneError as error:
-        pytest.skip(str(error))
+        pytest.fail(f"the tests need a PaddleOCR tree: {error}")
 
 
 @pytest.fixture(scope="session")
-def run_tool() -> RunTool:
-    """``run_tool(args, cwd, env, timeout)``: run this Python on ``args``, output captured.
-
-    ``env`` is added to this process's environment, without its PPOCR_PRUNE.
-    """
+def run_tool() -> Iterator[RunTool]:
+    """``run_tool(args, cwd, env, timeout, fresh)``: run this Python on ``args``, output captured;
+    see :class:`ToolProcesses`."""
     active, output = probe()
     if not active:
         pytest.fail(f"the start-up file is not active; `pip install -e .` first. {output}")
-
-    def run(
-        args: Sequence[str | Path],
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float = 600,
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if key != "PPOCR_PRUNE"}
-        environment.update(env or {})
-        return subprocess.run(
-            [sys.executable, *map(str, args)],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+    processes = ToolProcesses()
+    yield processes
+    processes.close()

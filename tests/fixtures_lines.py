@@ -126,6 +126,7 @@ def rec_config(tree: Path, data: Path, output: Path, multi: str | None = None) -
         "character_dict_path": str(tree / "ppocr" / "utils" / "ppocr_keys_v1.txt"),
         "use_space_char": True,
         "max_text_length": 25,
+        "d2s_train_image_shape": [3, 48, -1],  # as in PaddleOCR's configs of students
     }
     loss: Config = {"name": "CTCLoss"}
     encode: Config = {"CTCLabelEncode": None}

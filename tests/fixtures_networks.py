@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +15,13 @@ import paddle
 import pytest
 from architectures import DETECTORS
 
+from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.graph.groups import ChannelGraph, find_groups
+from ppocr_prune_plugin.graph.rep_sizes import follow_rep
 from ppocr_prune_plugin.graph.trace import Program, trace
+from ppocr_prune_plugin.holders import Holders
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
+from ppocr_prune_plugin.plan import GroupPlan
 
 INPUTS = [([1, 3, 32, 64], "float32")]
 
@@ -53,11 +57,12 @@ def _detector(name: str) -> Detector:
     model = build(name)
     program = trace(model, INPUTS, training=True)
     deployed = trace(model, INPUTS, training=False)
+    graph = follow_rep(model, find_groups(program))
     calibrate(model, picture(4))
     model.to(dtype="float64")  # a deep random network multiplies rounding errors
     model.eval()
     model.head.training = True  # the head's own flag: its batch norms stay in evaluation mode
-    return Detector(model, program, find_groups(program), deployed)
+    return Detector(model, program, graph, deployed)
 
 
 def build(name: str) -> paddle.nn.Layer:
@@ -104,6 +109,16 @@ def calibrate(model: paddle.nn.Layer, *inputs: paddle.Tensor) -> None:
         model(*inputs)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer._momentum = momentum
+
+
+def prune_along(
+    model: paddle.nn.Layer, graph: ChannelGraph, plans: Sequence[GroupPlan], optimizer: Any
+) -> surgery.Undo:
+    """Prune a model, and cut along what its optimizer holds."""
+    holders = Holders(model, {"optimizer": optimizer})
+    undo = surgery.prune(model, graph, plans)
+    holders.cut(surgery.kept_masks(graph, plans))
+    return undo
 
 
 @contextmanager

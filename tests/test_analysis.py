@@ -131,3 +131,28 @@ def test_what_is_clear_is_seen_on_few_images_and_not_measured_again(tmp_path: Pa
     again.rising(again.graph.groups, 0.3, curve=False)
     assert 32 not in [width for width, _ in evaluation.asked]
     assert all(p.images == 64 and p.interval is None for p in again.file.points[name].values())
+
+
+def test_a_complete_analysis_runs_nothing(tmp_path: Path) -> None:
+    """Not even to see what could be reused; and how much is known is told before."""
+    losses = {24: 0.1, 16: 0.4}
+    analysis, evaluation, name = analysed(tmp_path, losses)
+    assert analysis.reused(analysis.graph.groups, 0.3, True) == ""
+    analysis.rising(analysis.graph.groups, 0.3, curve=True)
+    assert analysis.reused(analysis.graph.groups, 0.3, True) == "", "they are of this run"
+    before = dict(analysis.file.points[name])
+    assert analysis.file.skipped[name] == [0.875]
+
+    again, evaluation, _ = analysed(tmp_path, losses)
+    again.file.merge(again.file.reopened(analysis.file.path))
+    calls: list[None] = []
+    again.model.register_forward_pre_hook(lambda *call: calls.append(None))
+    said = "6 points of an earlier run are reused; "
+    assert again.reused(again.graph.groups, 0.3, True) == said + "none is left to measure"
+    again.rising(again.graph.groups, 0.3, curve=True)
+    assert calls == [] and evaluation.asked == []
+    assert again.file.points[name] == before and again.file.skipped[name] == [0.875]
+    # With a higher bound what was skipped is open, and measured.
+    assert again.reused(again.graph.groups, 0.7, True) == said + "at most 1 are left to measure"
+    again.rising(again.graph.groups, 0.7, curve=True)
+    assert evaluation.asked == [(8, 64)] and calls and again.file.skipped[name] == []

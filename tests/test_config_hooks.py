@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import RunTool
+from fixtures_trees import changed_tree
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels
 from ppocr_prune_plugin.hooks.patches.config import add_option_parents, current_section
-from ppocr_prune_plugin.hooks.points import check_hook_points
+from ppocr_prune_plugin.hooks.points import check_tree
+from ppocr_prune_plugin.hooks.request import near_names
 
 # A detector's config up to its data, which is not there: a run that is not stopped by its section
 # stops at the missing label file, with PaddleOCR's own message.
@@ -77,6 +80,67 @@ def test_a_bad_option_stops_eval_on_a_stock_config(
     assert NO_DATA not in result.stdout + result.stderr
 
 
+def check(what: str) -> AbstractContextManager[object]:
+    return pytest.raises(PruneError, match=what) if what else nullcontext()
+
+
+def test_only_training_has_to_say_how_much(run_tool: RunTool, tree: Path, work: Path) -> None:
+    """`-o Prune.…` of a training command may be left over in the next one."""
+    with_section(work, "{criterion: l1, ratio: 0.2, pruned_flops: 0.3}")
+    for config, option in (("stock.yml", "allow_untrained=true"), ("pruned.yml", "round_to=4")):
+        command = ["-c", config, "-o", f"Prune.{option}"]
+        for tool in ("eval", "export_model"):
+            done = run_tool([tree / "tools" / f"{tool}.py", *command], work)
+            assert "ppocr-prune" not in done.stderr, done.stderr
+        refused = run_tool([tree / "tools" / "train.py", *command], work)
+        assert refused.returncode == 2
+        assert (
+            "how much to prune" in refused.stderr and f"{config} with -o Prune." in refused.stderr
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"prune": {"ratio": 0.3}}, [("prune",)]),
+        ({"PRUNE": {"ratio": 0.3}}, [("PRUNE",)]),
+        ({"Pruning": {"ratio": 0.3}}, [("Pruning",)]),
+        ({"Prune": {"ratio": 0.3}, "prune": None}, [("prune",)]),
+        ({"\uff30\uff52\uff55\uff4e\uff45": {"ratio": 0.3}}, [("\uff30\uff52\uff55\uff4e\uff45",)]),
+        ({"\ufeffPrune": {"ratio": 0.3}}, [("\ufeffPrune",)]),
+        ({"Prune ": {}}, [("Prune ",)]),
+        ({"Prunne": {}}, [("Prunne",)]),
+        ({"\u0420rune": {}}, [("\u0420rune",)]),  # a Cyrillic letter
+        ({"Global": {"Prune": {"ratio": 0.3}}}, [("Global", "Prune")]),
+        ({"Train": {"prune": {"ratio": 0.3}}}, [("Train", "prune")]),
+        ({"Prune": {"skip": ["prune"]}, "Global": {"pruned": False}, "Train": None, 3: {}}, []),
+        ({"Architecture": {}, "Train": {}, "Eval": {}, "PostProcess": {}, "profiler": {}}, []),
+        (["Prune"], []),
+    ],
+)
+def test_names_that_are_meant_to_be_the_section(
+    config: object, expected: list[tuple[str, ...]]
+) -> None:
+    found = [path for path, switched_on in near_names(config) if switched_on]
+    assert found == expected
+    assert not any(on for _, on in near_names({"prune": {"enable": False}}))
+
+
+def test_a_section_under_a_near_name_is_warned_of_once(
+    run_tool: RunTool, tree: Path, work: Path
+) -> None:
+    text = STOCK.replace("Global:", "Global:\n  Prune: {ratio: 0.3}")
+    (work / "near.yml").write_text(f"{text}\uff30\uff52\uff55\uff4e\uff45: {{ratio: 0.3}}\n")
+    done = run_tool([tree / "tools" / "train.py", "-c", "near.yml"], work)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ppocr-prune: ")]
+    assert [line.partition(" is not read")[0] for line in lines] == [
+        'ppocr-prune: warning: near.yml: the section "Global"."Prune"',
+        'ppocr-prune: warning: near.yml: the section "\\uff30\\uff52\\uff55\\uff4e\\uff45"',
+    ]
+    assert all('Write "Prune", at the top level' in line for line in lines)
+    assert NO_DATA in done.stdout + done.stderr  # it goes on
+
+
 def test_options_make_a_section_and_stock_configs_stay_stock(
     run_tool: RunTool, tree: Path, work: Path
 ) -> None:
@@ -114,37 +178,62 @@ def test_export_has_the_option_prune_plan(run_tool: RunTool, tree: Path, work: P
 
 
 @pytest.mark.parametrize(
-    ("folder", "old", "new", "missing"),
+    ("file", "changes", "missing"),
     [
-        # Where the tools call a function by its name in a module …
-        ("tools", "def eval(", "def evaluate(", "tools.program.eval"),
-        # … where they import it, so that tools and function are renamed alike …
-        ("", "load_model", "load_weights", "ppocr.utils.save_load.load_model"),
-        # … and where the hook of the config itself has nothing to hook into.
-        ("", "merge_config", "merge_options", "tools.program.merge_config"),
+        # A function that the tools import by its name, …
+        (
+            "ppocr/utils/save_load.py",
+            {"def load_model(config, model,": "def load_model(config, net,"},
+            "the parameter model of ppocr.utils.save_load.load_model",
+        ),
+        # … and one without which no section would be seen.
+        (
+            "tools/program.py",
+            {"def merge_config(config, opts):": "def merge_config(config, o):\n    opts = o"},
+            "the parameter opts of tools.program.merge_config",
+        ),
     ],
 )
-def test_a_tree_without_a_hook_point(
-    run_tool: RunTool, tree: Path, work: Path, folder: str, old: str, new: str, missing: str
+def test_a_tree_that_does_not_fit(
+    run_tool: RunTool,
+    tree: Path,
+    work: Path,
+    file: str,
+    changes: Mapping[str, str],
+    missing: str,
 ) -> None:
-    copy = work / "tree"
-    for name in ("tools", "ppocr"):
-        shutil.copytree(tree / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (copy / folder).rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        if old in text:
-            file.write_text(text.replace(old, new), encoding="utf-8")
-    assert [str(point) for point in check_hook_points(copy) if not point.found] == [missing]
+    """An error for who prunes or has pruned weights, nothing for anybody else."""
+    copy = changed_tree(tree, work / "tree", file, changes)
+    assert [check.lacks for check in check_tree(copy) if not check.fits] == [missing]
 
     tool = copy / "tools" / "eval.py"
-    refused = run_tool([tool, "-c", with_section(work, "{ratio: 0.3}")], work)
-    assert refused.returncode == 2
-    assert refused.stderr.count("ppocr-prune: error:") == 1
-    assert f"lacks what pruning hooks into: {missing}." in refused.stderr
-    # Without a section the tree works as well as it did: up to its missing data.
+    (work / "pruned.prune.json").write_text("{}")
+    for arguments in (
+        ["-c", with_section(work, "{ratio: 0.3}")],
+        ["-c", "stock.yml", "-o", f"Global.checkpoints={work / 'pruned'}"],
+    ):
+        refused = run_tool([tool, *arguments], work)
+        assert refused.returncode == 2
+        assert refused.stderr.count("ppocr-prune: error:") == 1
+        assert f"{copy} lacks what pruning hooks into: {missing}." in refused.stderr
+    # Without either the tree works as well as it did: up to its missing data.
     stock = run_tool([tool, "-c", "stock.yml"], work)
     assert "ppocr-prune" not in stock.stderr
     assert NO_DATA in stock.stdout + stock.stderr
+
+
+def test_what_a_tree_lacks_is_read_off_its_source(tree: Path, today_tree: Path, work: Path) -> None:
+    for fitting in (tree, today_tree):
+        assert not [check.lacks for check in check_tree(fitting) if not check.fits]
+    (today,) = (c for c in check_tree(today_tree) if str(c.point) == "tools.program.train")
+    assert today.parameters is not None and {"ema", "wd_scheduler"} <= set(today.parameters)
+    copy = changed_tree(tree, work / "a", "tools/program.py", {"def eval(": "def evaluate("})
+    assert [c.lacks for c in check_tree(copy) if not c.fits] == ["tools.program.eval"]
+    # Where the function of an export is neither in its newer place nor in the older one.
+    file = "ppocr/utils/export_model.py"
+    copy = changed_tree(tree, work / "b", file, {"def export_single_model(": "def single("})
+    lacking = ["ppocr.utils.export_model.export_single_model"]
+    assert [c.lacks for c in check_tree(copy) if not c.fits] == lacking
 
 
 def test_options_below_something_that_is_no_section() -> None:

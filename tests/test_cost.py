@@ -12,8 +12,9 @@ from fixtures_networks import INPUTS, Detector, build, picture
 from paddle import nn
 
 from ppocr_prune_plugin import surgery
-from ppocr_prune_plugin.graph.cost import CostModel, cost_model, cost_of_program
+from ppocr_prune_plugin.graph.cost import CostModel, cost_model
 from ppocr_prune_plugin.graph.groups import build_graph
+from ppocr_prune_plugin.graph.inference_mode import in_inference_mode
 from ppocr_prune_plugin.plan import GroupPlan
 
 GetDetector = Callable[[str], Detector]
@@ -21,15 +22,21 @@ GetDetector = Callable[[str], Detector]
 _NOT_COUNTED = (nn.BatchNorm, nn.BatchNorm2D, nn.AdaptiveAvgPool2D, nn.AvgPool2D)
 
 
-def cost_of(built: Detector) -> CostModel:
-    return cost_of_program(built.deployed, trainable(built.model))
+def cost_of(built: Detector, model: nn.Layer) -> CostModel:
+    return cost_model(model, INPUTS, built.graph)
 
 
-def trainable(model: nn.Layer) -> list[str]:
-    return [name for name, p in model.named_parameters() if not p.stop_gradient]
+def count_parameters(model: nn.Layer) -> int:
+    """Numbers that a detector's output depends on: those that have a gradient."""
+    model(picture(1))["maps"].sum().backward()
+    return sum(p.size for p in model.parameters() if p.grad is not None)
 
 
 def count_by_hand(model: nn.Layer) -> int:
+    return macs(model, picture(1))
+
+
+def macs(model: nn.Layer, image: paddle.Tensor) -> int:
     """Multiply-accumulates of one forward pass, from what each layer is given and gives."""
     total = 0
 
@@ -53,7 +60,7 @@ def count_by_hand(model: nn.Layer) -> int:
             hooks.append(layer.register_forward_post_hook(linear))
     model.eval()
     with paddle.no_grad():
-        model(picture(1))
+        model(image)
     for hook in hooks:
         hook.remove()
     return total
@@ -62,28 +69,28 @@ def count_by_hand(model: nn.Layer) -> int:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_cost_equals_counting_before_and_after_pruning(detector: GetDetector, name: str) -> None:
     built = detector(name)
-    graph, costs = built.graph, cost_of(built)
     model = build(name)
-    assert costs.flops(graph.shapes) == count_by_hand(model) > 0
-    assert costs.params(graph.shapes) == sum(
-        p.size for p in model.parameters() if not p.stop_gradient
-    )
+    graph, costs = built.graph, cost_of(built, model)
+    whole = in_inference_mode(model)
+    assert costs.flops(graph.shapes) == count_by_hand(whole) > 0
+    assert costs.params(graph.shapes) == count_parameters(whole)
     plans = [GroupPlan(g.name, g.size, tuple(range(g.size // 3 + 1)), g.size // 3 + 1)
              for g in graph.groups]  # fmt: skip
     predicted = surgery.shapes_after(graph, {plan.name: plan.kept_channels for plan in plans})
     surgery.prune(model, graph, plans)
-    assert costs.flops(predicted) == count_by_hand(model) < costs.flops(graph.shapes) / 2
-    assert costs.params(predicted) == sum(p.size for p in model.parameters() if not p.stop_gradient)
+    pruned = in_inference_mode(model)
+    assert costs.flops(predicted) == count_by_hand(pruned) < costs.flops(graph.shapes) / 2
+    assert costs.params(predicted) == count_parameters(pruned)
 
 
 def test_a_pruned_model_traced_again_has_the_predicted_cost(detector: GetDetector) -> None:
     built = detector("mv3_se_dbfpn")
-    costs = cost_of(built)
     model = build("mv3_se_dbfpn")
+    costs = cost_of(built, model)
     plans = [GroupPlan(g.name, g.size, (0, g.size - 1), 2) for g in built.graph.groups]
     predicted = surgery.shapes_after(built.graph, {plan.name: 2 for plan in plans})
     surgery.prune(model, built.graph, plans)
-    again = cost_model(model, INPUTS)
+    again = cost_model(model, INPUTS, built.graph)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert again.flops(shapes) == costs.flops(predicted)
     assert again.positions == costs.positions and again.parameters == costs.parameters
@@ -126,7 +133,7 @@ def test_flops_agree_with_paddle(detector: GetDetector, name: str) -> None:
         if not isinstance(layer, nn.Conv2D | nn.Conv2DTranspose | nn.Linear)
     }
     theirs = paddle.flops(model, list(INPUTS[0][0]), custom_ops=left_out)
-    assert cost_of(built).flops(built.graph.shapes) == theirs - extra
+    assert cost_of(built, model).flops(built.graph.shapes) == theirs - extra
 
 
 def test_linear_and_shared_layers() -> None:
@@ -140,7 +147,8 @@ def test_linear_and_shared_layers() -> None:
         def forward(self, x: paddle.Tensor) -> paddle.Tensor:
             return self.layer(self.layer(x))
 
-    costs = cost_model(Twice(), [([1, 5, 4], "float32")])
+    model, inputs = Twice(), [([1, 5, 4], "float32")]
+    costs = cost_model(model, inputs, build_graph(model, inputs))
     shapes = {"layer.weight": (4, 4), "layer.bias": (4,)}
     assert costs.flops(shapes) == 2 * 5 * 4 * 4
     assert costs.params(shapes) == 20
@@ -161,7 +169,8 @@ def test_recurrent_layers() -> None:
             return self.lstm(self.stem(x))[0]
 
     model, inputs = Recurrent(), [([1, 5, 3], "float32")]
-    graph, costs = build_graph(model, inputs), cost_model(model, inputs)
+    graph = build_graph(model, inputs)
+    costs = cost_model(model, inputs, graph)
     gates, directions, steps = 4 * 4, 2, 5
     layers = (6 + 4) + (2 * 4 + 4)  # what each layer reads: its input and its state
     assert costs.flops(graph.shapes) == steps * (3 * 6 + directions * gates * layers)
@@ -170,23 +179,10 @@ def test_recurrent_layers() -> None:
     assert costs.flops(graph.shapes) - costs.flops(narrow) == lost
 
 
-def test_training_branches_are_parameters_but_no_flops(detector: GetDetector) -> None:
-    """The threshold head is gone when deployed; it is in the checkpoint all the same."""
-    costs = cost_of(detector("resnet18_dbfpn"))
-    threshold = [name for name in costs.parameters if name.startswith("head.thresh.")]
-    assert threshold and not costs.deployed.intersection(threshold)
-    assert not set(costs.positions).intersection(threshold)
-
-
-def test_fused_layers_count_as_exported(detector: GetDetector) -> None:
-    """Parallel convolutions of a re-parameterised layer become one."""
-    built = detector("lcnetv3_4_branches_rsefpn")
-    model = build("lcnetv3_4_branches_rsefpn")
-    fused = [name for name, layer in model.named_sublayers() if hasattr(layer, "rep")]
-    costs = cost_of_program(built.deployed, trainable(model), fused)
-    assert costs.flops(built.graph.shapes) < cost_of(built).flops(built.graph.shapes)
-    model.eval()
-    for layer in model.sublayers():
-        if hasattr(layer, "rep"):
-            layer.rep()
-    assert costs.flops(built.graph.shapes) == count_by_hand(model)
+def test_training_branches_cost_nothing(detector: GetDetector) -> None:
+    """The threshold head is in the checkpoint; what ships does not have it."""
+    built = detector("resnet18_dbfpn")
+    costs = cost_of(built, build("resnet18_dbfpn"))
+    threshold = {name for name in built.graph.shapes if name.startswith("head.thresh.")}
+    assert threshold and not costs.deployed & threshold
+    assert not costs.parameters & threshold and not costs.positions.keys() & threshold

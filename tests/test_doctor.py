@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from conftest import RunTool
+from fixtures_trees import changed_tree
+
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 
 # The console script: unlike -m it leaves the working directory out of sys.path.
 DOCTOR = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "doctor"]
@@ -21,20 +25,24 @@ def test_all_is_well(run_tool: RunTool, tree: Path) -> None:
     assert f" at {tree}" in result.stdout
 
 
-def test_missing_hook_points_are_named(run_tool: RunTool, tree: Path, tmp_path: Path) -> None:
-    shutil.copytree(tree / "tools", tmp_path / "tools")
-    (tmp_path / "ppocr" / "utils").mkdir(parents=True)
-    save_load = (tree / "ppocr" / "utils" / "save_load.py").read_text()
-    assert "def load_model(" in save_load
-    (tmp_path / "ppocr" / "utils" / "save_load.py").write_text(
-        save_load.replace("def load_model(", "def load_weights(")
+def test_what_a_tree_lacks_is_named(run_tool: RunTool, tree: Path, tmp_path: Path) -> None:
+    copy = changed_tree(
+        tree,
+        tmp_path / "tree",
+        "ppocr/utils/save_load.py",
+        {
+            "def load_model(config, model,": "def load_model(config, net,",
+            "def save_model": "def put",
+        },
     )
-    result = run_tool([*DOCTOR, "--tree", tmp_path])
+    result = run_tool([*DOCTOR, "--tree", copy])
     assert result.returncode == 1
     failed = [line for line in result.stdout.splitlines() if "FAIL" in line]
-    assert len(failed) == 2  # the renamed one, and the file of build_model that was not copied
-    assert "ppocr.utils.save_load.load_model is not in ppocr/utils/save_load.py" in failed[0]
-    assert "ppocr.modeling.architectures.build_model" in failed[1]
+    where = "ppocr/utils/save_load.py lacks "
+    assert [line.partition(where)[2] for line in failed] == [
+        "the parameter model of ppocr.utils.save_load.load_model",
+        "ppocr.utils.save_load.save_model",
+    ]
 
 
 def test_no_tree_and_switched_off(run_tool: RunTool, tmp_path: Path) -> None:
@@ -49,3 +57,73 @@ def test_a_tree_is_found_from_inside_it(run_tool: RunTool, tree: Path) -> None:
     result = run_tool(DOCTOR, tree / "ppocr" / "utils")
     assert result.returncode == 0, result.stdout
     assert f" at {tree}" in result.stdout
+
+
+def test_a_config_is_pruned_and_exported(
+    run_tool: RunTool, today_tree: Path, cls_config: Path, tmp_path: Path
+) -> None:
+    """The classifier from end to end, by PaddleOCR's own export_model.py."""
+    before = sorted(tmp_path.iterdir())
+    result = run_tool([*DOCTOR, "--tree", today_tree, "-c", cls_config], tmp_path)
+    assert result.returncode == 0, result.stdout
+    said = [line.split(maxsplit=1) for line in result.stdout.splitlines() if line[:2] == "  "]
+    oks = [text for level, text in said if level == "ok"]
+    (groups,) = re.findall(r"traced: (\d+) channel groups", "\n".join(oks))
+    assert any(text.startswith(f"one channel of each of {groups} groups removed") for text in oks)
+    (worked,) = (text for text in oks if text.startswith("export works: "))
+    assert float(re.findall(r"to ([\d.e+-]+) ", worked)[0]) < 1e-3
+    assert "3.7 or later by its code (it states no version; asks for PaddleX" in result.stdout
+    assert any(level == "note" and "not to be known" in text for level, text in said)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_export_that_fails_is_told_apart(
+    run_tool: RunTool, tree: Path, cls_config: Path, tmp_path: Path
+) -> None:
+    broken = {"paddle.jit.save(model, save_path)": "raise RuntimeError('no export today')"}
+    copy = changed_tree(tree, tmp_path / "tree", "ppocr/utils/export_model.py", broken)
+    result = run_tool([*DOCTOR, "--tree", copy, "-c", cls_config])
+    assert result.returncode == 1
+    (failed,) = [line for line in result.stdout.splitlines() if "FAIL" in line]
+    assert "export fails: RuntimeError: no export today; PaddleOCR does not export the" in failed
+
+
+def test_a_config_that_cannot_be_built(run_tool: RunTool, tree: Path, cls_config: Path) -> None:
+    options = ["-o", "Architecture.Backbone.name=NoNet"]
+    result = run_tool([*DOCTOR, "--tree", tree, "-c", cls_config, *options])
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    (failed,) = [line for line in result.stdout.splitlines() if "FAIL" in line]
+    assert "the model cannot be built: " in failed and "backbone only support" in failed
+
+
+def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
+    from architectures import DETECTORS
+    from fixtures_networks import build
+
+    from ppocr_prune_plugin.hooks.adapters.sub_models import Part
+    from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused
+    from ppocr_prune_plugin.network import inspect
+
+    use_tree(tree)
+    model = build("lcnetv3_rsefpn")
+    part = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
+    network = inspect(model, [([1, 3, 160, 160], "float32")])
+    _enliven(network)
+    (whole,) = _fused(part, network)
+    assert whole.level == "ok" and "rep() of" in whole.text
+    first = next(layer for layer in model.sublayers() if hasattr(layer, "rep"))
+    kind = type(first)
+    original = kind.rep
+
+    def forgets(layer: Any) -> None:
+        original(layer)
+        layer.reparam_conv.bias.set_value(layer.reparam_conv.bias + 1)
+
+    for replaced, words in ((forgets, "changes its answers by"), (None, "fails: TypeError")):
+        kind.rep = replaced if replaced is not None else lambda: None
+        try:
+            (wrong,) = _fused(part, network)
+        finally:
+            kind.rep = original
+        assert wrong.level == "note" and words in wrong.text
+    assert not any(getattr(layer, "is_repped", False) for layer in model.sublayers())

@@ -30,11 +30,11 @@ from ppocr_prune_plugin.export.check import (
 )
 from ppocr_prune_plugin.export.exported import CannotRun, ExportedModel
 from ppocr_prune_plugin.export.inputs import candidates
+from ppocr_prune_plugin.graph.inference_mode import in_inference_mode
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.hooks.adapters.state import set_plan
 from ppocr_prune_plugin.hooks.patches import export as patch
-from ppocr_prune_plugin.latency.write import inference_copy
-from ppocr_prune_plugin.network import fused_layers, inspect, make_plan, run_once
+from ppocr_prune_plugin.network import inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import Change, PruningPlan
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 
@@ -101,13 +101,13 @@ def detector_of(weights: Path, ratio: float, folder: Path) -> Detector:
     model.set_state_dict(paddle.load(f"{weights}.pdparams"))
     inputs = [([1, 3, 96, 96], "float32")]
     if ratio:
-        network = inspect(model, inputs, fused_layers(model))
+        network = inspect(model, inputs)
         groups = network.graph.groups
         widths = {group.name: width_for_ratio(group.size, ratio, 8) for group in groups}
         surgery.prune(model, network.graph, make_plan(network, widths, Ranker("l1")))
     reference = Reference(lambda arrays: run_once(model, arrays), inputs)
     largest = max(float(run_once(model, arrays)[0].max()) for arrays in reference.inputs)
-    twin = inference_copy(model)
+    twin = in_inference_mode(model)
     program = trace(twin, inputs, training=False)
     used = [
         op.inputs[1].parameter

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sysconfig
 from pathlib import Path
+from typing import Any
 
+import yaml
 from conftest import RunTool
 
 GROUPS = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "groups"]
@@ -80,13 +83,114 @@ def test_skipped_groups_and_every_layer(run_tool: RunTool, tree: Path) -> None:
     assert "round_to: 1" in result.stdout and " more" not in result.stdout
 
 
+# Runs the command on several argument lists in one process, without the packages of argv[2].
+_MANY = """
+import contextlib, json, sys
+from ppocr_prune_plugin.cli import main
+for name in json.loads(sys.argv[2]):
+    sys.modules[name] = None
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(sys.stdout):
+        print("exit code", main(["groups", *arguments]), end="\\n====\\n")
+"""
+
+
+def printed(
+    run_tool: RunTool, folder: Path, commands: list[list[str]], without: tuple[str, ...] = ()
+) -> list[str]:
+    """What the command prints each time, in one process, which runs in ``folder``."""
+    result = run_tool(["-c", _MANY, json.dumps(commands), json.dumps(without)], cwd=folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.split("====\n")[: len(commands)]
+
+
+def answers(
+    run_tool: RunTool,
+    tree: Path,
+    folder: Path,
+    configs: dict[str, Any],
+    without: tuple[str, ...] = (),
+) -> dict[str, str]:
+    """What the command prints about each config, by its name."""
+    for name, content in configs.items():
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (folder / f"{name}.yml").write_text(text)
+    commands = [["-c", f"{name}.yml", "--tree", str(tree)] for name in configs]
+    return dict(zip(configs, printed(run_tool, folder, commands, without), strict=True))
+
+
 def test_bad_input_is_named(run_tool: RunTool, tree: Path, tmp_path: Path) -> None:
-    missing = run_tool([*GROUPS, "-c", tmp_path / "no.yml", "--tree", tree])
-    assert missing.returncode == 2 and "no.yml: there is no such .yml file" in missing.stderr
-    no_tree = run_tool([*GROUPS, "-c", CONFIG, "--tree", tmp_path])
-    assert no_tree.returncode == 2
-    assert f"{tmp_path} is not a PaddleOCR source tree" in no_tree.stderr
-    options = ["-o", "Global.use_gpu=false", "Prune.skip=['spine.*']"]
-    pattern = run_tool([*GROUPS, "-c", CONFIG, "--tree", tree, *options])
-    assert pattern.returncode == 2
-    assert 'Prune.skip has the pattern "spine.*", which matches no layer' in pattern.stderr
+    command = ["-c", str(CONFIG), "--tree", str(tree), "-o", "Global.use_gpu=false"]
+    missing, no_tree, pattern = printed(
+        run_tool,
+        tmp_path,
+        [
+            ["-c", "no.yml", "--tree", str(tree)],
+            ["-c", str(CONFIG), "--tree", str(tmp_path)],
+            [*command, "Prune.skip=['spine.*']"],
+        ],
+    )
+    assert "no.yml: there is no such .yml file" in missing
+    assert f"{tmp_path} is not a PaddleOCR source tree" in no_tree
+    assert 'Prune.skip has the pattern "spine.*", which matches no layer' in pattern
+    assert all("exit code 2" in said for said in (missing, no_tree, pattern))
+
+
+def test_sizes_that_a_config_leaves_free(run_tool: RunTool, tree: Path, tmp_path: Path) -> None:
+    """FLOPs at the size of the training crop; the backbone's weights are not asked for."""
+    stated = yaml.safe_load(CONFIG.read_text())
+    del stated["Prune"]
+    stated["Architecture"]["Backbone"]["scale"] = 0.35
+    sizes = {"free": [3, -1, -1], "half": [3, 320, -1], "none": [3, 0, 9]}
+    configs = {
+        name: {**stated, "Global": {**stated["Global"], "d2s_train_image_shape": size}}
+        for name, size in sizes.items()
+    }
+    said = answers(run_tool, tree, tmp_path, configs)
+    flops = {name: re.findall(r"^Total: .* (\S+) FLOPs", text, re.M) for name, text in said.items()}
+    assert "at 1 x 3 x 640 x 640" in said["free"] and flops["free"], said["free"]
+    assert float(flops["half"][0][:-1]) == round(float(flops["free"][0][:-1]) / 2, 3)
+    assert "at 1 x 3 x 320 x 640" in said["half"]
+    assert "error: none.yml: Global.d2s_train_image_shape is [3, 0, 9]" in said["none"]
+
+
+def test_what_cannot_be_built_is_said_in_one_sentence(
+    run_tool: RunTool, tree: Path, tmp_path: Path
+) -> None:
+    settings = {"character_dict_path": "dicts/none.txt", "save_res_path": "out/none.txt"}
+    backbone = {"name": "PPLCNet", "scale": 0.25, "pretrained": True, "use_ssld": True}
+    det = {"model_type": "det", "algorithm": "DB", "Backbone": backbone, "Transform": None}
+    det["Neck"] = {"name": "DBFPN", "out_channels": 32}
+    det["Head"] = {"name": "DBHead", "k": 50}
+    rec = {"model_type": "rec", "algorithm": "CRNN", "Backbone": {"name": "ResNet", "layers": 18}}
+    kie = {"model_type": "kie", "algorithm": "SDMGR", "Backbone": {"name": "Kie_backbone"}}
+    layout = {**kie, "algorithm": "LayoutXLM"}
+    decode = {"name": "CTCLabelDecode"}
+    classes = {"name": "VQASerTokenLayoutLMPostProcess", "class_path": "none/classes.txt"}
+    said = answers(
+        run_tool, tree, tmp_path,
+        {
+            "dictionary": {"Global": settings, "Architecture": rec, "PostProcess": decode},
+            "classes": {"Global": {}, "Architecture": rec, "PostProcess": classes},
+            "package": {"Global": {}, "Architecture": kie},
+            "language": {"Global": {}, "Architecture": layout, "PostProcess": classes},
+            "backbone": {"Global": {}, "Architecture": {**det, "Backbone": {"name": "Spine"}}},
+            "yaml": "Global: {a: *nothing}\n",
+            "weights": {"Global": {"d2s_train_image_shape": [3, 64, -1]}, "Architecture": det},
+        },
+        without=("paddlenlp",),
+    )  # fmt: skip
+    expected = {
+        "dictionary": r"cannot read Global\.character_dict_path: dicts/none\.txt\. Paths",
+        "classes": r"cannot read PostProcess\.class_path: none/classes\.txt\. Paths",
+        "package": r"needs the package paddlenlp, which cannot be imported",
+        "language": r"Architecture\.algorithm: LayoutXLM is a language model",
+        "backbone": r"cannot build this model here; it says AssertionError: .*backbone only",
+        "yaml": r"is not a YAML file that can be read: found undefined alias .*nothing.* line 1",
+    }
+    for name, sentence in expected.items():
+        (error,) = [line for line in said[name].splitlines() if "error:" in line]
+        assert re.match(rf"ppocr-prune: error: {name}\.yml: .*{sentence}", error), said[name]
+        assert "exit code 2" in said[name] and "Traceback" not in said[name]
+    # Weights that PaddleOCR would download for a backbone are not needed to see its groups.
+    assert "exit code 0" in said["weights"] and "at 1 x 3 x 64 x 640" in said["weights"]

@@ -21,17 +21,23 @@ from paddle import nn
 from plain_search import PlainSearch
 
 from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.documents import signed
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.graph.groups import find_groups
+from ppocr_prune_plugin.graph.groups import ChannelGraph, find_groups
+from ppocr_prune_plugin.graph.inference_mode import (
+    in_inference_mode,
+    parameter_axes,
+    reparameterises,
+)
+from ppocr_prune_plugin.graph.rep_sizes import follow_rep
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.latency.grid import Interpolated, points
 from ppocr_prune_plugin.latency.layers import build as build_layer
 from ppocr_prune_plugin.latency.model import NetworkLatency
-from ppocr_prune_plugin.latency.operations import operations_of
+from ppocr_prune_plugin.latency.operations import Operation, operations_of
 from ppocr_prune_plugin.latency.timer import NoAnswer, Timer
-from ppocr_prune_plugin.latency.write import inference_copy
-from ppocr_prune_plugin.network import fused_layers, inspect
+from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import GroupPlan, load_plan
 from ppocr_prune_plugin.ratios.budget import OutOfReach, widths_by_budget
 from ppocr_prune_plugin.ratios.curves import Curve
@@ -83,6 +89,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkLatency]:
     latency.close()
 
 
+def _operations(model: paddle.nn.Layer, graph: ChannelGraph) -> list[Operation]:
+    program = trace(in_inference_mode(model), INPUTS, training=False)
+    return operations_of(program, graph, parameter_axes(model, graph))
+
+
 @pytest.mark.parametrize("name", ["lcnetv3_4_branches_rsefpn", "mv3_se_dbfpn"])
 def test_operations_of_a_pruned_network_are_those_foretold(
     detector: Callable[[str], Detector], name: str
@@ -91,15 +102,14 @@ def test_operations_of_a_pruned_network_are_those_foretold(
     assert name in DETECTORS
     graph = detector(name).graph
     model = build(name)
-    fused = fused_layers(model)
-    whole = operations_of(trace(inference_copy(model), INPUTS, training=False), graph, fused)
+    whole = _operations(model, graph)
     random = np.random.default_rng(0)
     widths = {g.name: int(random.integers(max(1, g.size // 3), g.size)) for g in graph.groups}
     plans = [GroupPlan(g.name, g.size, tuple(range(widths[g.name])), 0) for g in graph.groups]
     plans = [GroupPlan(p.name, p.channels, p.kept, len(p.kept or ())) for p in plans]
     surgery.prune(model, graph, plans)
-    cut_graph = find_groups(trace(model, INPUTS, training=True))
-    cut = operations_of(trace(inference_copy(model), INPUTS, training=False), cut_graph, fused)
+    cut_graph = follow_rep(model, find_groups(trace(model, INPUTS, training=True)))
+    cut = _operations(model, cut_graph)
     sizes = {group.name: group.size for group in cut_graph.groups}
     assert [(op.key, op.widths(widths)) for op in whole] == [
         (op.key, op.widths(sizes)) for op in cut
@@ -117,8 +127,8 @@ def test_the_model_is_not_touched_by_an_export(tree: Path) -> None:
     use_tree(tree)
     model = build("lcnetv3_4_branches_rsefpn")
     before = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    twin = inference_copy(model)
-    assert fused_layers(model) and not fused_layers(twin)
+    twin = in_inference_mode(model)
+    assert reparameterises(model) and not reparameterises(twin)
     assert model.training and not twin.training
     after = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     assert before.keys() == after.keys()
@@ -314,8 +324,8 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
             lambda c: c["fingerprint"].update({"Prune.latency.threads": "7"}),
             "another Prune.latency.threads: it says '7', this run has '1'",
         ),
-        (lambda c: c.update({"networks": 3}), "it is damaged"),
-        (lambda c: c.update({"format": "other/1"}), "its format is 'other/1'"),
+        (lambda c: c.update({"networks": 3}), "networks: should be a mapping, found 3"),
+        (lambda c: c.update({"format": "other/1"}), "format is 'other/1'"),
     ],
 )
 def test_a_table_of_something_else_is_measured_anew(
@@ -327,7 +337,7 @@ def test_a_table_of_something_else_is_measured_anew(
     content = json.loads(table.path.read_text())
     change(content)
     path = tmp_path / "latency.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(signed(content)))
     fresh, problem = open_table(path, table.fingerprint)
     assert named in problem
     assert not fresh.layers and not fresh.networks and fresh.onednn is None
@@ -338,7 +348,7 @@ def test_half_a_file_is_measured_anew(small: NetworkLatency, tmp_path: Path) -> 
 
     path = tmp_path / "latency.json"
     path.write_bytes(small._table.path.read_bytes()[:200])
-    assert "it is damaged (JSONDecodeError" in open_table(path, small._table.fingerprint)[1]
+    assert "not complete JSON" in open_table(path, small._table.fingerprint)[1]
 
 
 def test_a_network_that_cannot_run_is_one_clear_error() -> None:

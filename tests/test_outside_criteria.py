@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,11 @@ def case() -> Case:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder; modules that are imported from it are forgotten afterwards."""
+    """The current folder, named by PYTHONPATH; modules that are imported from it are forgotten
+    afterwards."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "."]))
+    monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -70,6 +74,27 @@ def test_the_example_of_the_guide(case: Case, folder: Path) -> None:
     assert case.kept(name, 5) == (2, 3, 4, 5, 6)
     assert sys.path == path
     assert case.kept("l1", 5) != (2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("named", [None, "", "::", "/somewhere/else"])
+def test_the_current_folder_is_not_imported_from_unless_it_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    """Where a config has come with a module of its own, naming both is up to the user. That a tool
+    has put the folder on the path (it starts in its tree) makes no difference."""
+    write(folder, "planted", "open('ran', 'w').close()\nclass C:\n  importance = print")
+    monkeypatch.syspath_prepend("")
+    if named is None:
+        monkeypatch.delenv("PYTHONPATH")
+    else:
+        monkeypatch.setenv("PYTHONPATH", named)
+    path = list(sys.path)
+    with pytest.raises(PruneError, match="module of planted:C cannot be imported.*PYTHONPATH="):
+        Ranker("planted:C")
+    assert not (folder / "ran").exists() and sys.path == path
+    monkeypatch.setenv("PYTHONPATH", f"/somewhere/else{os.pathsep}{folder}")
+    Ranker("planted:C")
+    assert (folder / "ran").exists()
 
 
 def test_both_languages_show_the_same_code() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import pickle
 import subprocess
 from collections.abc import Callable
@@ -253,7 +254,7 @@ def test_our_sensitivities_are_theirs(tmp_path: Path) -> None:
 
     graph, _, names = _model()
     path = tmp_path / "sen.pickle"
-    file = open_sensitivity(path, {"model": "m"}, graph.groups, names)
+    file, _ = open_sensitivity(path, {"model": "m"}, graph.groups, names)
     file.baseline = 0.9
     losses = ({0.25: 0.01, 0.5: 0.03}, {0.5: 0.2})
     for group, points in zip(graph.groups, losses, strict=True):
@@ -297,7 +298,7 @@ def test_their_sensitivities_are_ours(
     monkeypatch.setattr(Status, "load", _must_not_run)
     assert load_pickle(path)[root][0.3] == pytest.approx(0.03)
     before = path.read_bytes()
-    file = open_sensitivity(path, {"model": "m"}, graph.groups, names)
+    file, _ = open_sensitivity(path, {"model": "m"}, graph.groups, names)
     assert file.points[graph.groups[0].name][0.9].loss == pytest.approx(0.09)
     assert file.points[graph.groups[1].name] == {0.5: Point(0.25)}
     assert len(file.points) == 2
@@ -332,7 +333,7 @@ class MyPruner(FPGMFilterPruner):
 """
 
 
-def test_train_with_a_pruner_from_the_current_folder(
+def test_train_with_a_pruner_from_a_folder_on_the_path(
     run_tool: Callable[..., subprocess.CompletedProcess[str]],
     tree: Path,
     det_config: Path,
@@ -348,6 +349,7 @@ def test_train_with_a_pruner_from_the_current_folder(
             *("Prune.ratio=0.2", "Prune.criterion=my_module:MyPruner", "Prune.bn_batches=0"),
         ],
         cwd=tmp_path,
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     plan = load_plan(tmp_path / "latest.prune.json")

@@ -12,14 +12,14 @@ import pytest
 from paddle import nn
 
 from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.documents import checksum
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.files import write_atomically
+from ppocr_prune_plugin.files import replacing, write_atomically
 from ppocr_prune_plugin.graph.groups import ChannelGraph, build_graph
 from ppocr_prune_plugin.plan import (
     Change,
     GroupPlan,
     PruningPlan,
-    _checksum,
     load_plan,
     plan_path,
 )
@@ -76,10 +76,14 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> Callable[[str], str]:
     def apply(text: str) -> str:
         content = json.loads(text)
         change(content)
-        content["checksum"] = _checksum(content)
+        content["checksum"] = checksum(content)
         return json.dumps(content)
 
     return apply
+
+
+def _frame(shapes: list[Any]) -> dict[str, Any]:
+    return {"shapes": {"0.weight": shapes}, "multipliers": {}, "attributes": []}
 
 
 @pytest.mark.parametrize(
@@ -93,9 +97,38 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> Callable[[str], str]:
         (_edit(lambda c: c.pop("format")), "format is None"),
         (_edit(lambda c: c["groups"][0]["kept"].append(5)), "changed after it was written"),
         (_edit(lambda c: c.pop("checksum")), "changed after it was written"),
-        (_signed(lambda c: c.pop("groups")), "lacks or misspells 'groups'"),
-        (_signed(lambda c: c["groups"][0].pop("channels")), "lacks or misspells 'channels'"),
-        (_signed(lambda c: c.update(groups=7)), "lacks or misspells"),
+        (_signed(lambda c: c.pop("groups")), "lacks or misspells groups: should be there"),
+        (
+            _signed(lambda c: c["groups"][0].pop("channels")),
+            r"lacks or misspells groups\[0\].channels",
+        ),
+        (_signed(lambda c: c.update(groups=7)), "groups: should be a list, found 7"),
+        (_signed(lambda c: c.update(groups=[7])), r"groups\[0\]: should be a mapping"),
+        (_signed(lambda c: c.update(more=7)), "the whole: should be a mapping of criterion"),
+        (_signed(lambda c: c.update(criterion=None)), "criterion: should be text"),
+        (_signed(lambda c: c["groups"].append(c["groups"][0])), "not there already"),
+        (_signed(lambda c: c["groups"][0].update(kept="037")), "kept: should be a list"),
+        (_signed(lambda c: c["groups"][0].update(kept=[0, 7, 3])), "3 rising channels"),
+        (_signed(lambda c: c["groups"][0].update(kept=[0, 3, 8])), "3 rising channels"),
+        (
+            _signed(lambda c: c["groups"][0].update(kept=[0, 3.0, 7])),
+            r"kept\[1\]: should be a whole",
+        ),
+        (_signed(lambda c: c["groups"][0].update(channels=True)), "channels: should be a whole"),
+        (
+            _signed(lambda c: c["groups"][1].update(kept_channels=7)),
+            "kept_channels: should be 6 or",
+        ),
+        (_signed(lambda c: c["flops"].update(after=1001)), "flops.after: should be less"),
+        (_signed(lambda c: c["flops"].update(before=2**60)), "flops.before: should be a whole"),
+        (_signed(lambda c: c.update(frame={"shapes": "(3, 4)"})), "frame"),
+        (_signed(lambda c: c.update(frame=_frame(["34", "12"]))), r"frame.shapes.0.weight\[0\]"),
+        (_signed(lambda c: c.update(frame=_frame([[3, 4], [3, 5]]))), "no larger than"),
+        (lambda text: text.replace("0.6", "Infinity"), "Infinity is no finite number"),
+        (lambda text: text.replace("0.6", "1e999"), "is too large"),
+        (lambda text: text.replace("1000", "1" + "0" * 400), "a number of 401 digits"),
+        (lambda text: "[" * 100_000, "not complete JSON"),
+        (lambda text: text.replace("{", '{"flops": 1,', 1), "the key 'flops' is there twice"),
     ],
 )
 def test_a_spoiled_file_is_one_clear_error(
@@ -147,12 +180,13 @@ def test_writing_leaves_the_new_file_or_the_old_one(file: Path) -> None:
     old = file.read_text()
     write_atomically(file, "new")
     assert file.read_text() == "new" and os.listdir(file.parent) == [file.name]
-    write_atomically(file, old)
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(file, "half of it \udc80")  # cannot be encoded: fails while writing
-    assert file.read_text() == old and os.listdir(file.parent) == [file.name]
+    with pytest.raises(ZeroDivisionError), replacing(file) as new:
+        new.write(b"half of")
+        new.flush()
+        raise ZeroDivisionError
+    assert file.read_text() == "new" and os.listdir(file.parent) == [file.name]
     folder = file.parent / "folder"
     (folder / "inside").mkdir(parents=True)
-    with pytest.raises(OSError):
-        write_atomically(folder, "fails at the very end")
+    with pytest.raises(PruneError, match="folder: cannot be written: Is a directory"):
+        write_atomically(folder, old)
     assert sorted(os.listdir(file.parent)) == sorted([file.name, "folder"])

@@ -23,6 +23,7 @@ def test_two_ranks_measure_what_one_would(
         "-c", det_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={det_weights}",
         "Prune.max_loss=0.05", "Prune.sensitivity.samples=2", "Prune.sensitivity.ratios=[0.3,0.6]",
         'Prune.skip=["neck.*","head.*","backbone.blocks[56]*"]', "Global.eval_batch_step=[0,1000]",
+        "Global.find_unused_parameters=true",
     ]  # fmt: skip
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     logs = tmp_path / "logs"
@@ -35,15 +36,16 @@ def test_two_ranks_measure_what_one_would(
     written = "\n".join(p.read_text(errors="replace")[-3000:] for p in logs.glob("workerlog.*"))
     assert done.returncode == 0, written
     # Dynamic: each group was claimed once, by whichever rank came first, and both measured.
-    ranks = two / "prune" / "ranks"
-    second = json.loads((ranks / "rank1.json").read_text())["groups"]
+    (own,) = (two / "prune" / "ranks").glob("rank1-*.json")
+    (messages,) = (two / "prune" / "ranks").glob("run-*")
+    second = json.loads(own.read_text())["groups"]
     whole = json.loads((two / "prune" / "sensitivity.json").read_text())
-    assert len(list(ranks.glob("claim-*"))) == len(whole["groups"])
+    assert len(list(messages.glob("claim-*"))) == len(whole["groups"])
     theirs = [name for name, group in second.items() if group["points"]]
     assert 0 < len(theirs) < len(whole["groups"]), "one of them did all of the work"
     for name in theirs:
         assert second[name]["points"] == whole["groups"][name]["points"], "measured twice"
-    assert (ranks / "finished").exists()
+    assert (messages / "finished").exists()
     plan = load_plan(two / "latest.prune.json")
     assert plan.flops.pruned > 0
     assert any("epoch: [1/1]" in p.read_text(errors="replace") for p in logs.glob("workerlog.*"))
@@ -66,3 +68,71 @@ def test_two_ranks_measure_what_one_would(
     shapes = read_shapes(two / "latest.pdparams")
     trained = [s for n, s in shapes.items() if not n.endswith(("_mean", "_variance"))]
     assert sum(math.prod(shape) for shape in trained) == plan.params.after
+
+
+REDUCED = """
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.graph.groups import build_graph
+from ppocr_prune_plugin.holders import renew_reducer
+from ppocr_prune_plugin.plan import GroupPlan
+
+class Net(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2D(3, 8, 3)
+        self.sides = nn.LayerList([nn.Conv2D(8, 6, 1), nn.Conv2D(8, 6, 1)])
+        self.used = (0, 1)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.stem(x))
+        return sum(side(x) for n, side in enumerate(self.sides) if n in self.used)
+
+dist.init_parallel_env()
+rank = dist.get_rank()
+for unused in (False, True):
+    paddle.seed(0)
+    net = Net()
+    parallel = paddle.DataParallel(net, find_unused_parameters=unused)
+    graph = build_graph(net, [([1, 3, 8, 8], "float32")])
+    group = next(group for group in graph.groups if group.size == 8)
+    surgery.prune(net, graph, [GroupPlan(group.name, 8, (1, 4, 6), 3)])
+    renew_reducer(parallel)
+    used = [(0,), (1,)] if unused else [(0, 1), (0, 1)]
+
+    def gradients(model, of_rank, step):
+        net.used = used[of_rank]
+        random = np.random.default_rng(2 * step + of_rank)
+        pictures = paddle.to_tensor(random.random([2, 3, 8, 8], "float32"))
+        model(pictures).square().mean().backward()
+        found = {n: p.grad.numpy() for n, p in net.named_parameters() if p.grad is not None}
+        for parameter in net.parameters():
+            parameter.clear_grad()
+        return found
+
+    for step in range(2):
+        alone = [gradients(net, of_rank, step) for of_rank in (0, 1)]
+        for name, array in gradients(parallel, rank, step).items():
+            mean = sum(own.get(name, 0) for own in alone) / 2
+            np.testing.assert_allclose(array, mean, rtol=1e-4, atol=1e-6, err_msg=name)
+print("reduced alike")
+"""
+
+
+def test_gradients_of_a_pruned_network_are_reduced(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """``DataParallel`` was built over the unpruned parameters. With ``find_unused_parameters`` it
+    makes up gradients for what one rank leaves out."""
+    (tmp_path / "reduced.py").write_text(REDUCED)
+    done = run_tool(
+        ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
+         "--log_dir", tmp_path / "logs", tmp_path / "reduced.py"],
+        timeout=120,
+    )  # fmt: skip
+    logs = [path.read_text(errors="replace") for path in (tmp_path / "logs").glob("workerlog.*")]
+    assert done.returncode == 0, "\n".join(log[-3000:] for log in logs)
+    assert sum("reduced alike" in log for log in logs) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,16 @@ import numpy as np
 import paddle
 import pytest
 from architectures import DETECTORS
-from fixtures_networks import Detector, arrays_of, build, calibrate, picture, tensors_of, zeroed
+from fixtures_networks import (
+    Detector,
+    arrays_of,
+    build,
+    calibrate,
+    picture,
+    prune_along,
+    tensors_of,
+    zeroed,
+)
 from zero_reasons import why_not_zero
 
 from ppocr_prune_plugin import surgery
@@ -185,7 +195,7 @@ def test_all_groups_at_once(fresh: GetDetector, name: str) -> None:
 
     plans = any_width(graph.groups, seed=3)
     widths = {plan.name: plan.kept_channels for plan in plans}
-    surgery.prune(model, graph, plans, adam)
+    prune_along(model, graph, plans, adam)
 
     shapes = shapes_of(model)
     assert shapes == surgery.shapes_after(graph, widths)
@@ -227,7 +237,7 @@ def test_a_loaded_optimizer_state_is_cut_before_its_first_step(fresh: GetDetecto
     later = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
     later.set_state_dict(state)
     plans = [half(group) for group in graph.groups]
-    surgery.prune(model, graph, plans, later)
+    prune_along(model, graph, plans, later)
     with paddle.utils.unique_name.guard():  # names start anew, as in another process
         train_step(model, later)
     moments = {key: tuple(v.shape) for key, v in later.state_dict().items() if "moment" in key}
@@ -248,7 +258,7 @@ def test_half_precision_states_are_cut() -> None:
     block = paddle.base.framework.default_main_program().global_block()
     adam._create_accumulators(block, model.parameters())
     whole = {name: master.numpy() for name, master in adam._master_weights.items()}
-    undo = surgery.prune(model, graph, [GroupPlan("0", 6, (1, 4), 2)], adam)
+    undo = prune_along(model, graph, [GroupPlan("0", 6, (1, 4), 2)], adam)
     for weight, axis in ((model[0].weight, 1), (model[2].weight, 0)):
         master = adam._master_weights[weight.name]
         kept = np.take(whole[weight.name], [1, 4], axis)
@@ -267,7 +277,9 @@ def test_shapes_of_another_network_fit_no_pruning(detector: GetDetector) -> None
         assert infer_kept_channels(graph, detector(other).graph.shapes) is None, other
     own = dict(graph.shapes)
     assert infer_kept_channels(graph, own) == {}
-    own["head.binarize.conv3.weight"] = (24, 2, 2, 2)  # a map more
+    own["head.binarize.conv3.weight"] = (24, 2, 2, 2)  # a map more, as with other classes
+    assert infer_kept_channels(graph, own) == {}
+    own["head.binarize.conv3.weight"] = (24, 1, 3, 3)  # another kernel
     assert infer_kept_channels(graph, own) is None
     group = graph.groups[0]
     for member in group.members:  # one layer contradicts the others
@@ -277,7 +289,9 @@ def test_shapes_of_another_network_fit_no_pruning(detector: GetDetector) -> None
     assert infer_kept_channels(graph, {"student.conv.weight": (8, 3, 3, 3)}) is None
 
 
-def test_another_number_of_classes_fits_no_pruning() -> None:
+def test_another_number_of_classes_says_nothing_of_pruning() -> None:
+    """What the last layer puts out may differ; what a layer reads was put out by another."""
+
     def classifier(classes: int) -> paddle.nn.Layer:
         return paddle.nn.Sequential(
             paddle.nn.Conv2D(3, 8, 3), paddle.nn.Flatten(), paddle.nn.Linear(8 * 36, classes)
@@ -286,4 +300,11 @@ def test_another_number_of_classes_fits_no_pruning() -> None:
     inputs = [([1, 3, 8, 8], "float32")]
     graph = build_graph(classifier(10), inputs)
     assert [group.size for group in graph.groups] == [8]
-    assert infer_kept_channels(graph, build_graph(classifier(4), inputs).shapes) is None
+    other = dict(build_graph(classifier(4), inputs).shapes)
+    assert infer_kept_channels(graph, other) == {}
+    narrow = {"0.weight": (5, 3, 3, 3), "0.bias": (5,), "2.weight": (5 * 36, 4), "2.bias": (4,)}
+    assert infer_kept_channels(graph, narrow) == {"0": 5}
+    assert infer_kept_channels(graph, {**narrow, "2.weight": (6 * 36, 4)}) is None
+    frozen = dataclasses.replace(graph, groups=())
+    assert infer_kept_channels(frozen, narrow, {("2.weight", 0)}) is None
+    assert infer_kept_channels(frozen, other, {("2.weight", 0)}) == {}

@@ -15,11 +15,12 @@ from paddle import nn
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.frame import Frame
 from ppocr_prune_plugin.graph.trace import _RECORDERS as RECORDERS
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.network import inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.rebuilding import placed, rebuild
+from ppocr_prune_plugin.structure import PrunedStructure
 
 INPUTS: list[Any] = [([1, 3, 8, 8], "float32")]
 Shapes = dict[str, tuple[int, ...]]
@@ -41,7 +42,11 @@ class Net(nn.Layer):
         return self.last(x.reshape([-1, self.sizes[0], 8, 8]))
 
 
-def _pruned(tmp_path: Path) -> tuple[Net, Frame, Shapes]:
+def _shapes(model: nn.Layer) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _pruned(tmp_path: Path) -> tuple[Net, PrunedStructure]:
     paddle.seed(0)
     model = Net()
     network = inspect(model, INPUTS)
@@ -49,18 +54,39 @@ def _pruned(tmp_path: Path) -> tuple[Net, Frame, Shapes]:
     surgery.prune(model, network.graph, plan)
     plan.save(tmp_path / "plan.json")
     again = load_plan(tmp_path / "plan.json")
-    assert again == plan and again.frame is not None
-    return model, again.frame, {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    assert again == plan
+    return model, again.structures[""]
 
 
-def test_a_frame_from_a_file_rebuilds_the_network(tmp_path: Path) -> None:
-    model, frame, found = _pruned(tmp_path)
-    assert [(item.name, item.place) for item in frame.attributes] == [("sizes", 0)]
+def test_a_structure_from_a_file_rebuilds_the_network(tmp_path: Path) -> None:
+    model, structure = _pruned(tmp_path)
+    assert [(item.name, item.place) for item in structure.attributes] == [("sizes", 0)]
+    assert structure.axes["first.weight"] == {0: (16, 10)}
     other = Net()
-    assert surgery.rebuild(other, frame, found)
-    assert other.sizes == [10, 4] and other.depthwise._groups == 10
+    for _ in range(2):  # rebuilt twice is as once
+        assert rebuild(other, structure, _shapes(model)) == {}
+        assert other.sizes == [10, 4] and other.depthwise._groups == 10
     other.set_state_dict(model.state_dict())
     np.testing.assert_array_equal(run_once(other, INPUTS)[0], run_once(model, INPUTS)[0])
+
+
+def test_unpruned_weights_change_nothing(tmp_path: Path) -> None:
+    _, structure = _pruned(tmp_path)
+    other = Net()
+    assert rebuild(other, structure, _shapes(Net())) is None
+    assert _shapes(other) == _shapes(Net()) and other.sizes == [16, 4]
+
+
+def test_what_the_weights_lack_keeps_its_first_values(tmp_path: Path) -> None:
+    model, structure = _pruned(tmp_path)
+    found = _shapes(model)
+    del found["depthwise.weight"], found["norm._variance"]
+    found["last.bias"] = (7,)
+    other = Net()
+    weight, variance = other.depthwise.weight.numpy(), other.norm._variance.numpy()
+    assert rebuild(other, structure, found) == {"last.bias": ((4,), (7,))}
+    np.testing.assert_array_equal(other.depthwise.weight.numpy(), weight[:10])
+    np.testing.assert_array_equal(other.norm._variance.numpy(), variance[:10])
 
 
 def _other_sizes(model: Net) -> None:
@@ -72,28 +98,50 @@ def _no_list(model: Net) -> None:
 
 
 @pytest.mark.parametrize("change", [_other_sizes, _no_list])
-def test_a_model_whose_code_keeps_other_sizes_is_left_alone(tmp_path: Path, change: Any) -> None:
-    _, frame, found = _pruned(tmp_path)
+def test_code_that_keeps_other_sizes_is_refused(tmp_path: Path, change: Any) -> None:
+    model, structure = _pruned(tmp_path)
     other = Net()
     change(other)
-    assert not surgery.rebuild(other, frame, found)
+    with pytest.raises(PruneError, match=r"has no sizes\[0\] of 16 here"):
+        rebuild(other, structure, _shapes(model))
     assert other.first.weight.shape == [16, 3, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["first.weight", "last.bias"])
-def test_weights_of_other_shapes_are_not_those_of_the_frame(tmp_path: Path, name: str) -> None:
-    _, frame, found = _pruned(tmp_path)
+@pytest.mark.parametrize("name", ["first.weight", "norm.bias"])
+def test_weights_of_another_structure_are_refused(tmp_path: Path, name: str) -> None:
+    model, structure = _pruned(tmp_path)
+    found = _shapes(model)
     found[name] = (found[name][0] - 1, *found[name][1:])
     other = Net()
-    assert not surgery.rebuild(other, frame, found)
+    with pytest.raises(
+        PruneError, match=f"does not fit the weights beside it: {name} has .* 10 in"
+    ):
+        rebuild(other, structure, found)
     assert other.first.weight.shape == [16, 3, 1, 1]
 
 
-def test_another_architecture_is_not_that_of_the_frame(tmp_path: Path) -> None:
-    _, frame, found = _pruned(tmp_path)
-    assert not surgery.rebuild(Net(24), frame, found)
-    shapes = {"elsewhere.weight": ((4, 2), (3, 2))}
-    assert not surgery.rebuild(Net(), dataclasses.replace(frame, shapes=shapes), found)
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    model, structure = _pruned(tmp_path)
+    with pytest.raises(PruneError, match=r"first.weight has the shape \[24, 3, 1, 1\] here"):
+        rebuild(Net(24), structure, _shapes(model))
+    elsewhere = dataclasses.replace(structure, axes={"elsewhere.weight": {0: (4, 3)}})
+    with pytest.raises(PruneError, match="have none of the parameters"):
+        rebuild(Net(), elsewhere, _shapes(model))
+    with pytest.raises(PruneError, match="it prunes elsewhere.weight, which this model has not"):
+        rebuild(Net(), elsewhere, {"elsewhere.weight": (3, 2)})
+
+
+def test_names_below_layers_that_were_put_around_others() -> None:
+    names = ["a.conv.weight", "a.norm.bias", "b.weight"]
+    present = [
+        *("a.conv._layer.weight", "a.conv._layer._scale.weight", "a.conv._layer.alpha"),
+        *("a.norm.bias", "a.norm._layer.bias", "outer.b.weight", "outer.a.conv.weight"),
+    ]
+    assert placed(names, present) == {
+        "a.conv.weight": "a.conv._layer.weight",
+        "a.norm.bias": "a.norm.bias",
+    }
+    assert placed(["weight"], ["weight", "b.weight"]) == {"weight": "weight"}
 
 
 class Asks(nn.Layer):

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 from architectures import RECOGNISERS
-from fixtures_networks import arrays_of, calibrate, tensors_of, zeroed
+from fixtures_networks import arrays_of, calibrate, prune_along, tensors_of, zeroed
 from fixtures_topologies import is_read, partial_norms
 
 from ppocr_prune_plugin import surgery
@@ -119,7 +119,7 @@ def test_a_pruned_recogniser_trains(tree: Path, name: str) -> None:
     plans = [
         GroupPlan(g.name, g.size, tuple(range(0, g.size, 2)), -(-g.size // 2)) for g in graph.groups
     ]
-    surgery.prune(model, graph, plans, adam)
+    prune_along(model, graph, plans, adam)
     assert len(whole - step()) <= 0.05 * len(whole)  # a narrow layer's units may all be dead
     model.eval()
     out = paddle.utils.flatten(model(images))[0].numpy()

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import RunTool
 
+from ppocr_prune_plugin import _startup
+from ppocr_prune_plugin._startup import tree_of
+
 PROJECT = Path(__file__).parent.parent
 LINE = (PROJECT / "startup" / "ppocr_prune_plugin.pth").read_text()
 # A script that tells how often our finder is installed.
@@ -22,33 +25,45 @@ print(sum(type(f).__module__ == "ppocr_prune_plugin.hooks.finder" for f in sys.m
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """Folders as in a PaddleOCR tree, every script the reporting one."""
-    for name in ("tools/train.py", "tools/eval.py", "tools/export_model.py", "tools/infer_det.py",
-                 "tools/test_hubserving.py", "train.py", "other/tools/train.py"):  # fmt: skip
-        script = tmp_path / name
+    """Folders as in a PaddleOCR tree, every script the reporting one; a tree within has another
+    name for ``ppocr``."""
+    tree = tmp_path / "tree"
+    for name in ("tools/train.py", "tools/__main__.py", "tools/infer/predict_det.py", "own.py",
+                 "deploy/slim/quantization/quant.py", ".venv/bin/pip", "half/tools/train.py",
+                 "../elsewhere.py", "../deeper/down/below.py"):  # fmt: skip
+        script = tree / name
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(REPORT)
-    (tmp_path / "tools" / "program.py").touch()
-    (tmp_path / "ppocr").mkdir()
-    return tmp_path
+    (tree / "tools" / "program.py").touch()
+    (tree / "ppocr").mkdir()
+    (tmp_path / "linked.py").symlink_to(tree / "tools" / "train.py")
+    (tmp_path / "links").symlink_to(tree / "tools")
+    return tree
 
 
 @pytest.mark.parametrize(
     ("arguments", "folder", "finders"),
     [
         (["tools/train.py"], ".", "1"),
-        (["tools/eval.py"], ".", "1"),
-        (["tools/export_model.py"], ".", "1"),
-        (["tools/infer_det.py"], ".", "1"),
         (["train.py"], "tools", "1"),
         (["../tools/train.py"], "ppocr", "1"),
         (["-I", "tools/train.py"], ".", "1"),
+        (["own.py"], ".", "1"),
+        (["tools/infer/predict_det.py"], ".", "1"),
+        (["deploy/slim/quantization/quant.py"], ".", "1"),
+        (["half/tools/train.py"], ".", "1"),
+        (["tools"], ".", "1"),
+        (["../linked.py"], ".", "1"),
+        (["../links/train.py"], ".", "1"),
         (["-m", "tools.train"], ".", "1"),
-        (["-um", "tools.eval"], ".", "1"),
-        (["-m", "other.tools.train"], ".", "0"),
-        (["tools/test_hubserving.py"], ".", "0"),
-        (["train.py"], ".", "0"),
-        (["other/tools/train.py"], ".", "0"),
+        (["-um", "tools.infer.predict_det"], ".", "1"),
+        (["-m", "tools"], ".", "1"),
+        (["-m", "half.tools.train"], ".", "1"),
+        (["../elsewhere.py"], ".", "0"),
+        (["elsewhere.py"], "..", "0"),
+        (["-m", "elsewhere"], "..", "0"),
+        (["../../deeper/down/below.py"], "tools", "0"),
+        (["-c", REPORT], ".", "0"),
         (["-S", "tools/train.py"], ".", "0"),
     ],
 )
@@ -59,8 +74,51 @@ def test_which_processes_are_hooked(
     assert (result.stdout.strip(), result.stderr) == (finders, "")
 
 
+def test_a_module_of_a_tree_in_the_path(run_tool: RunTool, layout: Path) -> None:
+    result = run_tool(["-m", "tools.train"], layout.parent, {"PYTHONPATH": str(layout)})
+    assert (result.stdout.strip(), result.stderr) == ("1", "")
+
+
+def test_programs_of_an_environment_in_a_tree(
+    layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the line nor by what it calls."""
+    assert tree_of(str(layout / "tools" / "train.py")) == str(layout)
+    assert tree_of(str(layout / ".venv" / "bin" / "pip")) == str(layout)
+    monkeypatch.setattr(sys, "prefix", str(layout / ".venv"))
+    assert tree_of(str(layout / "tools" / "train.py")) == str(layout)
+    assert tree_of(str(layout / ".venv" / "bin" / "pip")) is None
+    # A tree that is installed in it is one.
+    inside = layout / ".venv/lib/tree"
+    (inside / "tools").mkdir(parents=True)
+    (inside / "ppocr").mkdir()
+    (inside / "tools" / "program.py").touch()
+    assert tree_of(str(inside / "tools" / "train.py")) == str(inside)
+
+    called: list[str] = []
+    monkeypatch.setattr(_startup, "activate", lambda: called.append(sys.argv[0]))
+    for script in (layout / ".venv/bin/pip", inside / "tools/train.py", layout / "own.py"):
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        exec(LINE)
+    assert {Path(name).name for name in called} == {"train.py", "own.py"}
+
+
 def test_switched_off_by_the_environment(run_tool: RunTool, layout: Path) -> None:
-    assert run_tool(["tools/train.py"], layout, {"PPOCR_PRUNE": "0"}).stdout.strip() == "0"
+    (layout / "stock.yml").write_text("Global: {use_gpu: false}\n")
+    (layout / "off.yml").write_text("Prune: {enable: false}\n")
+    (layout / "pruned.yml").write_text("Prune: {ratio: 0.3}\n")
+
+    def started(*options: str, **more: str) -> tuple[str, str]:
+        off = {"PPOCR_PRUNE": "0", **more}
+        result = run_tool(["tools/train.py", *options], layout, off)
+        return result.stdout.strip(), result.stderr
+
+    assert started() == started("-c", "stock.yml") == started("-c", "off.yml") == ("0", "")
+    for options in (["-c", "pruned.yml"], ["-c", "stock.yml", "-o", "Prune.ratio=0.3"]):
+        finders, warning = started(*options)
+        assert finders == "0" and warning.count("\n") == 1
+        assert warning.startswith("ppocr-prune: warning: PPOCR_PRUNE=0 is set")
+    assert started("-c", "pruned.yml", PADDLE_TRAINER_ID="1") == ("0", "")
     refused = run_tool(
         ["-m", "ppocr_prune_plugin.cli", "run", "tools/train.py"], layout, {"PPOCR_PRUNE": "0"}
     )
@@ -99,23 +157,33 @@ def test_other_programs_import_nothing_of_ours(run_tool: RunTool) -> None:
 
 
 def test_the_line_costs_other_programs_less_than_a_millisecond(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/some_program.py"])
+    """For a script eight folders deep, and a few calls of the operating system."""
+    script = tmp_path / "a/b/c/d/program.py"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(sys, "argv", [str(script)])
     times = []
     for _ in range(20):
         start = time.perf_counter()
         exec(LINE)
         times.append(time.perf_counter() - start)
     assert min(times) < 1e-3
+    asked: list[str] = []
+    monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(path) or False)
+    exec(LINE)
+    assert len(asked) == len(script.parts) - 1
 
 
-@pytest.mark.parametrize("argv", ["[]", "['']", "['train.py']", "['-c']"])
-def test_the_line_never_raises_or_prints(argv: str) -> None:
+@pytest.mark.parametrize(
+    "argv", ["[]", "['']", "['-c']", "['-m']", "['tools/train.py']", "['no\\0path']", "[None]"]
+)
+def test_the_line_never_raises_or_prints(layout: Path, argv: str) -> None:
     # -S -I: the package cannot be imported, as after half an uninstallation.
     code = f"import sys; sys.argv = {argv}; exec({LINE!r})"
     result = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd="/"
+        [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd=layout
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -137,7 +205,8 @@ FINDER_SCRIPT = """\
 import sys
 sys.path.insert(0, {folder!r})
 from ppocr_prune_plugin.hooks import finder
-finder.install({{"victim": ("hook:patch", "hook:broken")}})
+from ppocr_prune_plugin.hooks.points import Point
+finder.install([Point("victim", "value", patch=f"hook:{{name}}") for name in ("patch", "broken")])
 import inspect, victim
 from victim import value
 print(value, type(victim.__loader__).__name__, victim.__spec__.loader is victim.__loader__)
@@ -181,3 +250,42 @@ def test_a_failing_hook_stops_only_runs_that_prune(
     else:
         assert result.stderr.count("ppocr-prune: error:") == 1
         assert "hook:broken (AttributeError:" in result.stderr
+
+
+UNFIT = """\
+import logging, sys
+sys.path.insert(0, {folder!r})
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s %(message)s")
+from ppocr_prune_plugin.hooks import finder
+from ppocr_prune_plugin.hooks.points import Point
+finder.install([
+    Point("victim", "load", "model path", patch="hook:patch"),
+    Point("victim", "save", patch="hook:patch"),
+])
+import victim
+print(victim.save(1), victim.load("net", "plain"), victim.load.__name__)
+victim.load("net", {{"Global": {{"checkpoints": sys.argv[1]}}}})
+print("loaded")
+"""
+
+
+def test_functions_of_another_signature_are_left_alone_until_it_matters(
+    run_tool: RunTool, tmp_path: Path
+) -> None:
+    """Neither is wrapped, and a call that names pruned weights is an error."""
+    (tmp_path / "victim.py").write_text(
+        "def load(net, path):\n    return net\n\ndef save(model):\n    return model\n"
+    )
+    (tmp_path / "hook.py").write_text("raise SystemExit('imported although it does not fit')\n")
+    (tmp_path / "script.py").write_text(UNFIT.format(folder=str(tmp_path)))
+    for name in ("whole.pdparams", "pruned.pdparams", "pruned.prune.json"):
+        (tmp_path / name).touch()
+    for stated, code in (("whole", 0), ("whole.pdparams", 0), ("pruned.pdparams", 2)):
+        done = run_tool([tmp_path / "script.py", tmp_path / stated], tmp_path)
+        assert done.returncode == code, done.stderr
+        assert done.stdout.split("\n")[0] == "1 net load"
+        assert ("loaded" in done.stdout) == (code == 0)
+        lacks = f"{tmp_path} lacks what pruning hooks into: the parameter model of victim.load."
+        debug = [line for line in done.stderr.splitlines() if line.startswith("DEBUG ppocr_prune")]
+        assert len(debug) == 1 and lacks in debug[0]
+        assert done.stderr.count("ppocr-prune: error:") == (code == 2)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from fixtures_networks import prune_along
 from paddle import nn
 
 from ppocr_prune_plugin.criteria import Context, Ranker
@@ -18,7 +19,6 @@ from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.gradients import batch_gradients
 from ppocr_prune_plugin.graph.groups import build_graph
 from ppocr_prune_plugin.plan import load_plan
-from ppocr_prune_plugin.surgery import prune
 
 INPUTS = [([1, 3, 8, 8], "float32")]
 
@@ -141,7 +141,7 @@ def test_training_goes_on_after_gradients_and_surgery(net: Net) -> None:
     batch_gradients(net, losses(net))
     from ppocr_prune_plugin.plan import GroupPlan
 
-    prune(net, graph, [GroupPlan(graph.groups[0].name, 6, (0, 1, 3), 3)], adam)
+    prune_along(net, graph, [GroupPlan(graph.groups[0].name, 6, (0, 1, 3), 3)], adam)
     losses(net)[0]().backward()
     adam.step()
     assert net.stem.weight.shape == [3, 3, 3, 3]

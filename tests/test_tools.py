@@ -19,7 +19,7 @@ from training import Tools, output
 
 from demo.weights import build
 from ppocr_prune_plugin.checkpoint import read_shapes
-from ppocr_prune_plugin.network import fused_layers, inspect
+from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.ratios.costs import flops_of
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
@@ -76,7 +76,7 @@ def uniform_ratio(flops: float) -> float:
     """The largest ratio of all layers, in steps of a hundredth, that removes no more than that
     share of the detector's FLOPs."""
     model = build("det")
-    network = inspect(model, [([1, 3, 160, 160], "float32")], fused_layers(model))
+    network = inspect(model, [([1, 3, 160, 160], "float32")])
     groups, cost = network.graph.groups, flops_of(network.graph, network.costs)
 
     def removed(ratio: float) -> float:
@@ -288,6 +288,9 @@ def test_a_killed_analysis_goes_on_where_it_was(tools: Tools, tmp_path: Path) ->
     again = json.loads((folder / "sensitivity.json").read_text())
     assert again == whole
     assert "evaluate the unpruned model" not in log
+    assert re.search(
+        rf"prune: {survived} points of an earlier run are reused; at most \d+ are left", log
+    )
     assert (folder / "plan.prune.json").read_text() == (
         tmp_path / "whole/prune/plan.prune.json"
     ).read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from training import Tools
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.graph.live import tensors_of
+from ppocr_prune_plugin.hooks.adapters.evaluation import PaddleOCREvaluation
 from ppocr_prune_plugin.hooks.adapters.modes import full_precision
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.network import apply_checked, inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.section import SensitivityOptions
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -120,7 +124,7 @@ def test_model_average_of_a_pruned_model(classifier: Any) -> None:
     network = inspect(classifier, INPUTS)
     widths = {group.name: max(1, group.size // 2) for group in network.graph.groups}
     optimizer = paddle.optimizer.Adam(1e-3, parameters=classifier.parameters())
-    apply_checked(network, make_plan(network, widths, Ranker("l1")), optimizer)
+    apply_checked(network, make_plan(network, widths, Ranker("l1")))
     learned = [parameter for parameter in classifier.parameters() if not parameter.stop_gradient]
     average = paddle.incubate.ModelAverage(
         0.15, parameters=learned, min_average_window=2, max_average_window=10
@@ -173,3 +177,37 @@ def test_all_branches_of_a_layer_lose_the_same_and_become_one(tree: Path, kind: 
     for ours, theirs in zip(run_once(model, inputs), expected, strict=True):
         assert np.abs(theirs).max() > 0
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_the_analysis_evaluates_under_the_precision_of_training(tree: Path, tmp_path: Path) -> None:
+    """A CPU computes in full precision whatever is asked for; what is asked for can be read."""
+    use_tree(tree)
+    from ppocr.metrics.cls_metric import ClsMetric
+    from ppocr.postprocess.cls_postprocess import ClsPostProcess
+    from tools import program
+
+    asked: list[str] = []
+
+    class Model(paddle.nn.Linear):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            asked.append(sys.modules["paddle.amp.auto_cast"].amp_global_state().amp_dtype)
+            return super().forward(x)
+
+    pictures = paddle.rand([4, 3])
+    data = paddle.io.TensorDataset([pictures, paddle.zeros([4], "int64")])
+    arguments = {
+        "config": {"Architecture": {"model_type": "cls", "algorithm": "CLS"}},
+        "model": Model(3, 2),
+        "valid_dataloader": paddle.io.DataLoader(data, batch_size=2),
+        "post_process_class": ClsPostProcess(label_list=["0", "180"]),
+        "eval_class": ClsMetric(),
+        "scaler": paddle.amp.GradScaler(),
+        "amp_level": "O1",
+        "amp_custom_black_list": [],
+        "amp_custom_white_list": [],
+        "amp_dtype": "bfloat16",
+        "log_writer": None,  # not for eval
+    }
+    evaluation = PaddleOCREvaluation(program, arguments, SensitivityOptions(), tmp_path)
+    evaluation.baseline()
+    assert set(asked) == {"bfloat16"}

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 def output(done: subprocess.CompletedProcess[str]) -> str:
@@ -16,12 +17,13 @@ def output(done: subprocess.CompletedProcess[str]) -> str:
 @dataclass(frozen=True)
 class Tools:
     """``tools("eval", "Global.checkpoints=…")`` runs tools/eval.py; ``weights`` is where training
-    begins, without the suffix."""
+    begins, without the suffix, ``folder`` the working directory, if not this one's."""
 
     run: Callable[..., subprocess.CompletedProcess[str]]
     tree: Path
     config: Path
     weights: Path
+    folder: Path | None = None
 
     def __call__(
         self,
@@ -29,11 +31,14 @@ class Tools:
         *options: str,
         before: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess[str]:
+        """``before`` goes before ``-o``; ``fresh`` starts a Python from nothing."""
         command = [self.tree / "tools" / f"{tool}.py", "-c", self.config, *before]
-        return self.run([*command, "-o", "Global.use_gpu=false", *options], env=env)
+        command += ["-o", "Global.use_gpu=false", *options]
+        return self.run(command, cwd=self.folder, env=env, fresh=fresh)
 
-    def train(self, folder: Path, *options: str, **more: dict[str, str]) -> str:
+    def train(self, folder: Path, *options: str, **more: Any) -> str:
         done = self("train", f"Global.save_model_dir={folder}", *options, **more)
         assert done.returncode == 0, output(done)
         return output(done)

@@ -1,6 +1,7 @@
 """Check that pruning is hooked into PaddleOCR's tools, and say what to do where it is not.
 
 Every finding is one line: ``ok``, ``note`` (works, but worth knowing) or ``FAIL`` with a remedy.
+With a config its model is built, traced, pruned by a little and exported, too, with random weights.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,11 +20,19 @@ from pathlib import Path
 from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
-from ..hooks.adapters.tree import find_tree, require_tree, tree_version
-from ..hooks.points import check_hook_points
+from ..hooks.adapters.algorithms import unknown_algorithms
+from ..hooks.adapters.tree import find_tree, require_tree
+from ..hooks.points import check_tree
+from ..hooks.release import Release, release_numbers, release_of
 
 STARTUP_FILE = "ppocr_prune_plugin.pth"
 _PROBE_SECONDS = 60
+_PADDLES = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
+
+# Newest release whose oneDNN is whole, and those since whose is not (Paddle's issue 77340).
+_WHOLE_ONEDNN, _BROKEN_ONEDNN = "3.2.2", ((3, 3, 0), (3, 3, 1))
+# The last release that traces through its old intermediate representation.
+_OLD_IR = (3, 0)
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tree", type=Path, default=None, help="the PaddleOCR tree (default: search for one)"
     )
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="YML", help="try pruning and export on this config"
+    )
+    parser.add_argument(
+        "-o",
+        "--opt",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the config, as for PaddleOCR's tools",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 where pruning works, 1 where something is missing."""
     print(f"ppocr-prune-plugin {__version__}")
     failures = 0
-    for finding in findings(args.tree):
+    for finding in findings(args.tree, args.config, args.opt):
         failures += finding.level == "FAIL"
         print(f"  {finding.level:<4}  {finding.text}", flush=True)
         if finding.remedy:
@@ -55,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def findings(tree: Path | None) -> Iterator[Finding]:
+def findings(
+    tree: Path | None, config: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Everything that is checked, in the order of a tool's start."""
     yield from _startup_findings()
     found: Path | None = None
@@ -64,11 +87,17 @@ def findings(tree: Path | None) -> Iterator[Finding]:
         found = require_tree(tree) if tree is not None else find_tree()
     except PruneError as error:
         yield Finding("FAIL", "PaddleOCR tree: none", str(error))
-    version = tree_version(found) if found is not None else None
-    yield from _version_findings(version)
+    release = release_of(found) if found is not None else None
+    yield from _version_findings(release)
+    yield from _paddle_findings(found)
     if found is not None:
-        yield Finding("ok", f"PaddleOCR {version or '(version not stated)'} at {found}")
+        yield Finding("ok", f"PaddleOCR {release} at {found}")
         yield from _hook_findings(found)
+        yield from _algorithm_findings(found)
+    if config is not None and found is not None:
+        from ..hooks.rehearsal import rehearse
+
+        yield from (Finding(*step) for step in rehearse(config, options, found))
 
 
 def _startup_findings() -> Iterator[Finding]:
@@ -131,11 +160,11 @@ def probe() -> tuple[bool, str]:
     return result.stdout.strip() == "hooked", result.stderr.strip()
 
 
-def _version_findings(tree: str | None) -> Iterator[Finding]:
+def _version_findings(tree: Release | None) -> Iterator[Finding]:
     python = sys.version_info[:2]
     yield _ranged("Python", ".".join(map(str, sys.version_info[:3])), python, (3, 10), (3, 13))
 
-    paddle_name, paddle = _first_installed("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
+    paddle_name, paddle = _first_installed(*_PADDLES)
     if paddle is None:
         yield Finding(
             "FAIL",
@@ -143,15 +172,16 @@ def _version_findings(tree: str | None) -> Iterator[Finding]:
             'pip install "paddlepaddle>=3.0,<3.4" (or a GPU build)',
         )
     else:
-        release = _release(paddle)
+        release = release_numbers(paddle)
         yield _ranged(f"Paddle ({paddle_name})", paddle, release[:2], (3, 0), (3, 3))
 
     _, numpy = _first_installed("numpy")
-    old_loader = tree is not None and _release(tree) <= (2, 10, 0)
-    if numpy is not None and _release(numpy) >= (2, 4) and old_loader:
+    known = None if tree is None else tree.before if tree.stated is None else tree.stated
+    old_loader = known is not None and release_numbers(known) <= (2, 10, 0)
+    if numpy is not None and release_numbers(numpy) >= (2, 4) and old_loader:
         yield Finding(
             "FAIL",
-            f"NumPy {numpy}: PaddleOCR {tree}'s data loader recurses without end, like a hang",
+            f"NumPy {numpy}: the data loader of this PaddleOCR recurses without end, like a hang",
             'pip install "numpy<2" albumentations==1.4.10 albucore==0.0.13',
         )
     else:
@@ -169,7 +199,7 @@ def _opencv_findings(numpy: str | None) -> Iterator[Finding]:
         yield Finding(
             "FAIL", "OpenCV is not installed", "pip install opencv-python-headless==4.10.0.84"
         )
-    elif numpy is not None and _release(numpy) >= (2,) and _release(opencv) < (4, 10):
+    elif numpy is not None and release_numbers(numpy) >= (2,) and release_numbers(opencv) < (4, 10):
         yield Finding(
             "FAIL",
             f"OpenCV {opencv} ({name}) cannot be imported beside NumPy {numpy}",
@@ -190,7 +220,7 @@ def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
             f"PaddleSlim {paddleslim} imports {' and '.join(missing)} without declaring it",
             f"pip install {' '.join(missing)}, if you use PaddleSlim's criteria",
         )
-    elif numpy is not None and _release(numpy) >= (2,):
+    elif numpy is not None and release_numbers(numpy) >= (2,):
         yield Finding(
             "note",
             f"PaddleSlim {paddleslim} calls np.product, which NumPy {numpy} no longer has",
@@ -200,22 +230,59 @@ def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
         yield Finding("ok", f"PaddleSlim {paddleslim}")
 
 
+def _paddle_findings(tree: Path | None) -> Iterator[Finding]:
+    """What the installed Paddle cannot do, and what to use instead."""
+    _, paddle = _first_installed(*_PADDLES)
+    release = release_numbers(paddle or "")
+    if release in _BROKEN_ONEDNN:
+        yield Finding(
+            "note",
+            f"Paddle {paddle} cannot run detectors with oneDNN (nearest_interp: "
+            "ConvertPirAttribute2RuntimeAttribute not support ... DoubleAttribute); times measured "
+            "on what is left of its oneDNN say little",
+            f"use Paddle {_WHOLE_ONEDNN}, the newest release whose oneDNN is whole",
+        )
+    if release[:2] > _OLD_IR and tree is not None and _exports_through_old_ir(tree):
+        yield Finding(
+            "note",
+            f"this PaddleOCR exports through Paddle's old IR, where Paddle {paddle} cannot trace "
+            "most networks: pruned models are exported through PIR",
+            "for unpruned ones set Global.export_with_pir=true",
+        )
+
+
+def _exports_through_old_ir(tree: Path) -> bool:
+    """Whether a tree knows PIR and does not use it unless it is told to."""
+    try:
+        text = (tree / "ppocr" / "utils" / "export_model.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return re.search(r"""["']export_with_pir["'], *False""", text) is not None
+
+
 def _hook_findings(tree: Path) -> Iterator[Finding]:
-    for point in check_hook_points(tree):
-        if point.found:
-            yield Finding("ok", f"hook point {point}")
-        else:
+    for check in check_tree(tree):
+        where = f"hook point {check.module}.{check.point.name}"
+        if not check.fits:
             yield Finding(
                 "FAIL",
-                f"hook point {point} is not in {point.file.relative_to(tree)}",
+                f"{where}: {check.file.relative_to(tree)} lacks {check.lacks}",
                 "use an unmodified PaddleOCR from release/2.6 to the current main branch",
             )
-    newer = (tree / "ppocr" / "utils" / "export_model.py").is_file()
-    if newer or (tree / "tools" / "export_model.py").is_file():
-        where = "ppocr.utils.export_model" if newer else "tools/export_model.py"
-        yield Finding("ok", f"export in {where}")
-    else:
-        yield Finding("FAIL", "no export_model.py in tools/", "restore it to export pruned models")
+        elif check.found:
+            yield Finding("ok", where)
+        else:
+            yield Finding("note", f"{where} is not there; this release does without it")
+
+
+def _algorithm_findings(tree: Path) -> Iterator[Finding]:
+    unknown = unknown_algorithms(tree)
+    if unknown:
+        yield Finding(
+            "note",
+            f"algorithms of this tree that are not known here: {', '.join(unknown)}; what their "
+            "networks take is guessed from the type of the model",
+        )
 
 
 def _first_installed(*names: str) -> tuple[str, str | None]:
@@ -225,12 +292,6 @@ def _first_installed(*names: str) -> tuple[str, str | None]:
         except metadata.PackageNotFoundError:
             continue
     return names[0], None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "3.3.1.post2" gives (3, 3, 1)."""
-    leading = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in leading.group().split(".")) if leading else ()
 
 
 def _ranged(

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import surgery
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
+from ..hooks.adapters.inputs import image_shape
 from ..hooks.adapters.networks import Networks
 from ..hooks.adapters.sub_models import families
 from ..hooks.adapters.tree import build_from_config, find_tree, require_tree
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     section = current_section(config, source) or PruneSection()
     for family in families(config, model, section, source):
         first, *others = family.members
+        image_shape(first.config, source)  # what is wrong with it is said of this file
         network = Networks().of(first)
         shape = network.inputs[0][0]
         name = f"{first.name}, a {type(first.model).__name__}," if first.name else ""

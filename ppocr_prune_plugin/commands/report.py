@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import PruneError
-from ..files import write_atomically
 from ..report.data import load_report
-from ..report.html import render
+from ..report.html import write_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +34,6 @@ def run(args: argparse.Namespace) -> int:
     report = load_report(args.file)
     if output.resolve() == args.file.resolve():
         raise PruneError(f"-o {output}: would overwrite the report's data. Name an .html file.")
-    try:
-        write_atomically(output, render(report))
-    except OSError as error:
-        raise PruneError(f"-o {output}: cannot be written: {error.strerror}.") from error
+    write_page(report, output)
     print(output)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import PruneError
+from ..sensitivity.identity import differences
 from ..sensitivity.store import load_sensitivity
 
 
@@ -32,14 +33,12 @@ def run(args: argparse.Namespace) -> int:
         raise PruneError(f"-o {output}: name a .pickle file; the .json is written beside it.")
     first, *others = [load_sensitivity(path) for path in args.files]
     for path, other in zip(args.files[1:], others, strict=True):
-        for item, expected in first.fingerprint.items():
-            if other.fingerprint.get(item) != expected:
-                raise PruneError(
-                    f"{path}: belongs to another {item} than {args.files[0]}: "
-                    f"{other.fingerprint.get(item)!r} instead of {expected!r}. Only files of the "
-                    "same model, weights, data, criterion and metric can be merged."
-                )
-        first.weight_names = {**first.weight_names, **other.weight_names}
+        different = differences(other.fingerprint, first.fingerprint)
+        if different:
+            raise PruneError(
+                f"{path}: cannot be merged with {args.files[0]}: it belongs to {different}. Only "
+                "files of the same model, weights, data, criterion, metric and settings can be."
+            )
         first.merge(other)
     merged = first
     merged.path = output

@@ -12,6 +12,7 @@ import paddle
 
 from ..errors import PruneError
 from ..graph.groups import ChannelGroup, Member
+from ..moments import ReadMoments, nothing_read
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -48,13 +49,16 @@ class Context:
 
     A criterion that has a method ``prepare(context)`` is given this once. ``gradients()`` runs some
     training batches through the network as it trains and returns, for each of them, parameter name
-    → gradient of the training loss; nothing of that stays in the model.
+    → gradient of the training loss; nothing of that stays in the model. ``moments()`` runs some
+    training images through the network in evaluation mode and returns the moments of what its
+    layers read.
     """
 
     model: paddle.nn.Layer
     inputs: Sequence[Any]
     groups: Sequence[ChannelGroup]
     gradients: Callable[[], Sequence[Arrays]]
+    moments: Callable[[], ReadMoments] = nothing_read
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import PruneError, did_you_mean
@@ -15,6 +15,7 @@ from ..graph.groups import ChannelGroup
 from ..section import CRITERIA, registered_criteria
 from .interface import Arrays, Context, Criterion, Prepared, Ranking, Selection
 from .norms import FPGM, L1, L2
+from .obs import Obs
 from .others import BatchNormScale, Random
 from .taylor import Taylor
 
@@ -24,6 +25,7 @@ BUILT_IN: dict[str, Callable[[], Criterion]] = {
     "fpgm": FPGM,
     "bn_scale": BatchNormScale,
     "taylor": Taylor,
+    "obs": Obs,
     "random": Random,
 }
 assert tuple(BUILT_IN) == CRITERIA
@@ -34,8 +36,8 @@ def resolve(name: str) -> Criterion | Selection:
 
     Args:
         name: a built-in criterion; the name of an entry point of the group
-            ``ppocr_prune_plugin.criteria``; ``package.module:Class``, imported from where Python
-            imports and, after that, from the current folder; or ``paddleslim.Class``.
+            ``ppocr_prune_plugin.criteria``; ``package.module:Class`` of a package that is
+            installed or on ``PYTHONPATH``; or ``paddleslim.Class``.
 
     Raises:
         PruneError: there is nothing of that name, it cannot be imported or made, or it is no
@@ -95,6 +97,11 @@ class Ranker:
         return Ranking(self.name, self.criterion, group, arrays)
 
     @property
+    def looks(self) -> bool:
+        """Whether it looks at the network (and at gradients of training batches, if it likes)."""
+        return isinstance(self.criterion, Prepared)
+
+    @property
     def identity(self) -> str:
         """What a sensitivity file remembers: the name, for a criterion from outside with a digest
         of its source, which may change under the same name."""
@@ -116,8 +123,9 @@ def _imported(path: str) -> Any:
     except Exception as error:  # whatever an import of somebody's module raises
         raise PruneError(
             f"Prune.criterion: the module of {path} cannot be imported: "
-            f"{type(error).__name__}: {error}. Install it, put its folder on PYTHONPATH, or start "
-            "the tool in its folder."
+            f"{type(error).__name__}: {error}. Install its package, or name the folder that it is "
+            "in when you start the tool: PYTHONPATH=folder python tools/train.py … (the current "
+            "folder is not looked into by itself)."
         ) from error
     found: Any = module
     for part in attribute.split("."):
@@ -132,11 +140,9 @@ def _imported(path: str) -> Any:
 
 
 def _module(name: str) -> Any:
-    """Import a module; a tool's own folder is on the path, but the current one is not."""
-    folder = os.getcwd()
-    added = folder not in sys.path
-    if added:
-        sys.path.append(folder)
+    """Import a module from where :func:`_places` says."""
+    path = sys.path[:]
+    sys.path[:] = _places(path)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -147,8 +153,20 @@ def _module(name: str) -> Any:
         paddleslim.load()
         return importlib.import_module(name)
     finally:
-        if added:
-            sys.path.remove(folder)
+        sys.path[:] = path
+
+
+def _places(path: Sequence[str]) -> list[str]:
+    """Where Python imports from, without the current folder: a config may name any module, and what
+    lies in that folder may have come with the config. ``PYTHONPATH`` names it where it is meant.
+    """
+    here = os.path.realpath(os.curdir)
+    stated = (
+        [] if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    )
+    if any(entry and os.path.realpath(entry) == here for entry in stated):
+        return list(path)
+    return [entry for entry in path if os.path.realpath(entry or os.curdir) != here]
 
 
 def _made(name: str, found: Any) -> Criterion | Selection:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..frame import SizeAttribute
+from ..structure import SizeAttribute
 from .flow import AFFINE, IN, OUT
 
 __all__ = ["ChannelGraph", "ChannelGroup", "Frozen", "Indices", "Member", "SizeAttribute"]

@@ -1,4 +1,4 @@
-"""FLOPs and parameters of a network, before and after channels are removed.
+"""FLOPs and parameters of a network in inference mode, before and after channels are removed.
 
 FLOPs are multiply-accumulates counted once, of convolutions and matrix products with weights, as
 PaddleSlim counts them; activations, normalisations, biases and products of two activations (the
@@ -6,17 +6,19 @@ scores of an attention) are left out. Every such operation costs *positions x si
 where positions are output pixels (input pixels of a transposed convolution), rows, or steps in
 time (of a recurrent layer, for each direction and layer). Positions do not change when channels
 are removed, so the exact cost of any combination of ratios follows from the weights' new shapes
-alone.
+alone. Where ``rep()`` makes other weights of those that train, theirs follow from these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import paddle
 
+from .channels import ChannelGraph
+from .inference_mode import Axes, in_inference_mode, parameter_axes, reparameterises
 from .trace import Op, Program, trace
 
 Shapes = Mapping[str, Sequence[int]]
@@ -24,46 +26,75 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class CostModel:
-    """``positions``: weight name -> how often it is applied in one forward pass of one picture.
-    ``parameters``: names of what counts as a parameter (running statistics do not).
-    ``deployed``: names of all that evaluation mode uses; the rest serves training alone."""
+    """``positions``: weight → how often it is applied in one forward pass of one image.
+    ``parameters``: names of what counts as a parameter (running statistics do not). Both are those
+    of inference mode; ``axes`` says how long each axis is of those that training does not have.
+    ``deployed``: parameters of the training network that inference mode uses, or is made of; the
+    rest serves training alone."""
 
     positions: Mapping[str, int]
     parameters: frozenset[str]
     deployed: frozenset[str]
+    axes: Mapping[str, Axes] = field(default_factory=dict)
 
     def flops(self, shapes: Shapes) -> int:
-        """Multiply-accumulates of one forward pass of a network with these shapes."""
-        return sum(count * prod(shapes[name]) for name, count in self.positions.items())
+        """Multiply-accumulates of one forward pass of a network that trains with these shapes."""
+        return sum(count * prod(self.shape(name, shapes)) for name, count in self.positions.items())
 
     def params(self, shapes: Shapes) -> int:
-        """Number of trainable numbers."""
-        return sum(prod(shapes[name]) for name in self.parameters)
+        """Number of parameters in inference mode."""
+        return sum(prod(self.shape(name, shapes)) for name in self.parameters)
+
+    def shape(self, name: str, shapes: Shapes) -> list[int]:
+        """Shape of a parameter of inference mode where the training network has these shapes."""
+        return [
+            source if isinstance(source, int) else shapes[source[0]][source[1]]
+            for source in self.origins(name, shapes)
+        ]
+
+    def origins(self, name: str, shapes: Shapes) -> Axes:
+        """Where the lengths of the axes of a parameter of inference mode come from."""
+        return self.axes.get(name) or tuple((name, axis) for axis in range(len(shapes[name])))
 
 
-def cost_model(
-    model: paddle.nn.Layer, inputs: Sequence[object], fused: Iterable[str] = ()
-) -> CostModel:
-    """Count the network as it is deployed (evaluation mode).
+def cost_model(model: paddle.nn.Layer, inputs: Sequence[object], graph: ChannelGraph) -> CostModel:
+    """Count the network in inference mode.
 
     Args:
         model: the network.
         inputs: what ``forward`` takes, with a batch of one.
-        fused: names of layers whose parallel convolutions become one on export; only the
-            largest of them counts.
+        graph: its channel groups.
+
+    Raises:
+        PruneError: the model cannot be traced, or a ``rep()`` fails.
     """
-    trainable = [name for name, p in model.named_parameters() if not p.stop_gradient]
-    return cost_of_program(trace(model, inputs, training=False), trainable, fused)
+    twin = in_inference_mode(model) if reparameterises(model) else model
+    trainable = [name for name, p in twin.named_parameters() if not p.stop_gradient]
+    program = trace(twin, inputs, training=False)
+    return cost_of_program(program, trainable, parameter_axes(model, graph))
 
 
 def cost_of_program(
-    program: Program, trainable: Iterable[str], fused: Iterable[str] = ()
+    program: Program, trainable: Iterable[str], axes: Mapping[str, Axes] | None = None
 ) -> CostModel:
-    """The same of a program traced in evaluation mode."""
-    positions = _fuse(_positions(program), program, tuple(fused))
+    """The same of a program traced in inference mode."""
     # The program lists every parameter of the model, also those that no operation reads.
-    used = {v.parameter for op in program.ops for v in op.inputs if v is not None and v.parameter}
-    return CostModel(positions, frozenset(trainable), frozenset(used))
+    used = {
+        value.parameter
+        for op in program.ops
+        for operand in op.inputs
+        if operand is not None
+        for value in (operand, *(operand.elements or ()))
+        if value.parameter
+    }
+    made = {name: own for name, own in (axes or {}).items() if name in used}
+    sources = {item[0] for own in made.values() for item in own if not isinstance(item, int)}
+    return CostModel(
+        _positions(program),
+        frozenset(trainable) & used,
+        frozenset((used - made.keys()) | sources),
+        made,
+    )
 
 
 def _positions(program: Program) -> dict[str, int]:
@@ -112,15 +143,3 @@ def _weight_and_positions(op: Op) -> tuple[str, int] | None:
     if op.name == "matmul" and len(weight.shape or ()) == 2:
         return weight.parameter, prod(x.shape[:-1])
     return None
-
-
-def _fuse(counts: dict[str, int], program: Program, fused: tuple[str, ...]) -> dict[str, int]:
-    kept = dict(counts)
-    for layer in fused:
-        inside = [name for name in counts if name.startswith(layer + ".")]
-        if len(inside) > 1:
-            largest = max(inside, key=lambda n: counts[n] * prod(program.parameter_shapes[n]))
-            for name in inside:
-                if name != largest:
-                    del kept[name]
-    return kept

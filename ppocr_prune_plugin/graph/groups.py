@@ -11,6 +11,7 @@ from .channels import ChannelGraph, ChannelGroup, Frozen, Member, SizeAttribute
 from .flow import ChannelFlow, where
 from .live import attributes_read
 from .members import collect
+from .rep_sizes import follow_rep
 from .retrace import Retraced, confirmed
 from .rules import find_rule
 from .trace import Program, trace
@@ -44,7 +45,8 @@ def build_graph(
     """
     with attributes_read(model) as reads:
         program = trace(model, inputs, training)
-    return confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
+    graph = confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
+    return follow_rep(model, graph)
 
 
 def find_groups(program: Program) -> ChannelGraph:

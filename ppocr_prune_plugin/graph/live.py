@@ -18,9 +18,6 @@ from .channels import ChannelGraph, SizeAttribute
 
 Array = npt.NDArray[Any]
 
-# Widths that PaddleOCR's composite layers repeat from the convolutions inside them.
-_DECLARED = ("in_channels", "out_channels", "groups")
-
 
 @dataclass
 class Undo:
@@ -59,7 +56,8 @@ def resize(
 
 @contextmanager
 def attributes_read(model: paddle.nn.Layer) -> Iterator[set[tuple[str, str]]]:
-    """Names of layers, and of the attributes that are read from them inside."""
+    """Names of layers, and of the attributes that are read from them inside; layers made inside
+    are not watched."""
     seen: set[tuple[str, str]] = set()
     layers = list(model.named_sublayers(include_self=True))
     classes = [type(layer) for _, layer in layers]
@@ -67,7 +65,8 @@ def attributes_read(model: paddle.nn.Layer) -> Iterator[set[tuple[str, str]]]:
 
     def watched(cls: Any) -> Any:
         def __getattribute__(self: Any, key: str) -> Any:
-            seen.add((names[id(self)], key))
+            if id(self) in names:
+                seen.add((names[id(self)], key))
             return cls.__getattribute__(self, key)
 
         return type(cls.__name__, (cls,), {"__getattribute__": __getattribute__})
@@ -86,14 +85,13 @@ def set_arrays(model: paddle.nn.Layer, arrays: Mapping[str, Array], graph: Chann
     """Write arrays of any shape into parameters, and tell the layers their new widths."""
     tensors = tensors_of(model)
     undo = Undo({name: tensors[name].numpy() for name in arrays})
-    declared = list(_declared_widths(model))
     for name, array in arrays.items():
         write(tensors[name], array)
     undo.attributes += _update_widths(
         model, {name.rpartition(".")[0] for name in arrays}, graph.multipliers
     )
-    undo.attributes += _update_declared(declared)
-    undo.attributes += _update_sizes(model, tensors, graph.attributes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    undo.attributes += set_sizes(model, graph.attributes, shapes)
     return undo
 
 
@@ -153,7 +151,7 @@ def _update_widths(
         if not isinstance(weight, paddle.Tensor):
             continue
         shape = tuple(weight.shape)
-        if hasattr(layer, "_groups") and hasattr(layer, "_in_channels") and len(shape) > 2:
+        if hasattr(layer, "_groups") and len(shape) > 2:
             groups = layer._groups
             multiplier = multipliers.get(f"{name}.weight")
             if multiplier:
@@ -172,44 +170,20 @@ def _update_widths(
     return changes
 
 
-def _declared_widths(
+def set_sizes(
     model: paddle.nn.Layer,
-) -> Iterator[tuple[paddle.nn.Layer, list[paddle.nn.Layer]]]:
-    """Composite layers that repeat the widths of convolutions inside them, with those."""
-    for layer in model.sublayers():
-        mine = tuple(getattr(layer, key, None) for key in _DECLARED)
-        if not all(isinstance(value, int) for value in mine):
-            continue
-        twins = [
-            inner
-            for inner in layer.sublayers()
-            if mine == tuple(getattr(inner, "_" + key, None) for key in _DECLARED)
-        ]
-        if twins:
-            yield layer, twins
-
-
-def _update_declared(
-    declared: Sequence[tuple[paddle.nn.Layer, Sequence[paddle.nn.Layer]]],
-) -> list[tuple[Any, str, Any]]:
-    changes: list[tuple[Any, str, Any]] = []
-    for layer, twins in declared:
-        for key in _DECLARED:
-            values = {getattr(inner, "_" + key) for inner in twins}
-            if len(values) == 1:
-                changes += _set(layer, key, values.pop())
-    return changes
-
-
-def _update_sizes(
-    model: paddle.nn.Layer,
-    tensors: Mapping[str, paddle.Tensor],
     attributes: Sequence[SizeAttribute],
+    shapes: Mapping[str, Sequence[int]],
+    root: str = "",
 ) -> list[tuple[Any, str, Any]]:
+    """Make integers of layers follow the shapes of parameters; what was changed, with old values.
+
+    ``root`` is the name of ``model`` in the network that the attributes are of.
+    """
     changes: list[tuple[Any, str, Any]] = []
-    layers = dict(model.named_sublayers(include_self=True)) if attributes else {}
+    layers = dict(model.named_sublayers(root, include_self=True)) if attributes else {}
     for item in attributes:
-        size: Any = item.at(tensors[item.parameter].shape[item.axis])
+        size: Any = item.at(shapes[item.parameter][item.axis])
         layer = layers[item.layer]
         if item.place is not None:
             old = getattr(layer, item.name)

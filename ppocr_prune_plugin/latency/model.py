@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from .. import surgery
 from ..errors import PruneError
+from ..graph.inference_mode import in_inference_mode
 from ..graph.trace import is_spec, trace
-from ..network import Network, fused_layers
+from ..network import Network
 from ..plan import GroupPlan
 from ..ratios.costs import Cost, Part, Widths
 from ..section import LatencyOptions
@@ -38,7 +39,6 @@ from .layers import build
 from .operations import Operation, operations_of
 from .table import open_table
 from .timer import NoAnswer, Timer
-from .write import inference_copy
 
 _WEIGHTED = ("conv", "depthwise", "linear")
 # An operation that takes less than this share of the network is measured at its ends only.
@@ -101,9 +101,9 @@ class NetworkLatency:
         self._network, self._logger = network, logger
         self._inputs = measured_inputs(network.inputs, options)
         self._sizes = {group.name: group.size for group in network.graph.groups}
-        twin = inference_copy(network.model)
+        twin = in_inference_mode(network.model)
         operations = operations_of(
-            trace(twin, self._inputs, training=False), network.graph, fused_layers(network.model)
+            trace(twin, self._inputs, training=False), network.graph, network.costs.axes
         )
         structure = [(op.key, op.widths(self._sizes)) for op in operations]
         few = {**self._sizes, **narrowest}
@@ -272,7 +272,7 @@ class NetworkLatency:
         ]
         undo = surgery.prune(network.model, network.graph, plans)
         try:
-            twin = inference_copy(network.model)
+            twin = in_inference_mode(network.model)
         finally:
             surgery.restore(network.model, undo)
         return self._timer.exported(twin, self._inputs)

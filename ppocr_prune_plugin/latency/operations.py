@@ -6,7 +6,7 @@ channels behind it, so that concatenations, residual sums and squeeze-and-excite
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..graph.flow import NEUTRAL, ChannelFlow
 from ..graph.groups import ChannelGraph, follow_channels
+from ..graph.inference_mode import Axes
 from ..graph.trace import Op, Program, Value
 from ..ratios.costs import Size, Widths
 
@@ -53,39 +54,38 @@ def _text(value: Any) -> str:
 
 
 def operations_of(
-    program: Program, graph: ChannelGraph, fused: Sequence[str] = ()
+    program: Program, graph: ChannelGraph, axes: Mapping[str, Axes] | None = None
 ) -> list[Operation]:
     """The operations of a network in inference mode, in order.
 
     Args:
         program: the network in inference mode, traced.
         graph: channel groups of the network as it trains; parameters are matched by name.
-        fused: layers whose parallel convolutions are one here. Its parameters are matched, by
-            shape, with those that it was made from.
+        axes: where the axes of those parameters come from that only inference mode has.
 
     What has no channels that follow from the groups' widths, and operations that cost next to
     nothing, are left out.
     """
-    return list(_Reader(program, follow_channels(program), graph, fused).read())
+    return list(_Reader(program, follow_channels(program), graph, axes or {}).read())
 
 
 class _Reader:
     def __init__(
-        self, program: Program, flow: ChannelFlow, graph: ChannelGraph, fused: Sequence[str]
+        self, program: Program, flow: ChannelFlow, graph: ChannelGraph, made: Mapping[str, Axes]
     ) -> None:
         self.program, self.flow = program, flow
         self.groups = graph.groups
         self.owner = np.full(flow.count + 1, -1, dtype=np.int64)  # the last stands for NEUTRAL
-        sources = _sources(program, graph, fused)
-        members: dict[str, list[tuple[int, int, Any]]] = {}
+        members: dict[tuple[str, int], list[tuple[int, Any]]] = {}
         for number, group in enumerate(graph.groups):
             for member in group.members:
-                members.setdefault(member.parameter, []).append(
-                    (number, member.axis, member.indices.reshape(-1))
-                )
-        for name, source in sources.items():
-            for number, axis, indices in members.get(source, ()):
-                self.owner[flow.spans[name, axis] + indices] = number
+                key = (member.parameter, member.axis)
+                members.setdefault(key, []).append((number, member.indices.reshape(-1)))
+        for name, shape in program.parameter_shapes.items():
+            axes = made.get(name, [(name, axis) for axis in range(len(shape))])
+            for axis, source in enumerate(axes):
+                for number, indices in () if isinstance(source, int) else members.get(source, ()):
+                    self.owner[flow.spans[name, axis] + indices] = number
         self.users: dict[Value, int] = {}
         for op in program.ops:
             for value in op.inputs:
@@ -246,24 +246,3 @@ class _Reader:
                 parts.append((group.name, places))
                 pruned += places * group.size
         return Size(total - pruned, tuple(parts))
-
-
-def _sources(program: Program, graph: ChannelGraph, fused: Sequence[str]) -> dict[str, str]:
-    """Parameter in inference mode → that of the training network which has its channels."""
-    found = {}
-    for name, shape in program.parameter_shapes.items():
-        if name in graph.shapes:
-            found[name] = name
-            continue
-        layer = next((layer for layer in fused if name.startswith(layer + ".")), None)
-        if layer is None:
-            continue
-        twins = (
-            other
-            for other, size in graph.shapes.items()
-            if other.startswith(layer + ".") and size == shape
-        )
-        twin = next(twins, None)
-        if twin is not None:
-            found[name] = twin
-    return found

@@ -5,15 +5,24 @@ One file, ``latency.json``, tied to a machine, a Paddle, the options and a netwo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ..files import write_atomically
+from .. import documents
+from ..documents import mapping, maybe, number, record, row, text
+from ..errors import PruneError
 
-FORMAT = "ppocr-prune-latency/1"
+FORMAT = "ppocr-prune-latency/2"
+_TIME = number(0)
+_SCHEMA = record(
+    {
+        "fingerprint": mapping(text),
+        "onednn": maybe(text),
+        "networks": mapping(row(_TIME, _TIME)),
+        "layers": mapping(mapping(_TIME)),
+    }
+)
 
 
 @dataclass
@@ -36,7 +45,7 @@ class LatencyTable:
             "networks": self.networks,
             "layers": self.layers,
         }
-        write_atomically(self.path, json.dumps(content, indent=1))
+        documents.write(self.path, content)
 
 
 def open_table(path: Path, fingerprint: Mapping[str, str]) -> tuple[LatencyTable, str]:
@@ -50,25 +59,15 @@ def open_table(path: Path, fingerprint: Mapping[str, str]) -> tuple[LatencyTable
     if not path.exists():
         return table, ""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["fingerprint"]
-        if content["format"] != FORMAT:
-            return table, f"its format is {content['format']!r}, not {FORMAT!r}"
-        for item, expected in fingerprint.items():
-            if found.get(item) != expected:
-                return table, (
-                    f"it was measured with another {item}: it says {found.get(item)!r}, this run "
-                    f"has {expected!r}"
-                )
-        return _read(table, content), ""
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        return LatencyTable(path, fingerprint), f"it is damaged ({type(error).__name__}: {error})"
-
-
-def _read(table: LatencyTable, content: Mapping[str, Any]) -> LatencyTable:
-    table.onednn = content["onednn"]
-    for key, (before, after) in content["networks"].items():
-        table.networks[key] = (float(before), float(after))
-    for key, times in content["layers"].items():
-        table.layers[key] = {sizes: float(time) for sizes, time in times.items()}
-    return table
+        content = documents.read(path, "the latency table", FORMAT, _SCHEMA, "")
+    except PruneError as error:
+        return table, f"it cannot be used ({error})"
+    for item, expected in fingerprint.items():
+        found = content["fingerprint"].get(item)
+        if found != expected:
+            return table, (
+                f"it was measured with another {item}: it says {found!r}, this run has {expected!r}"
+            )
+    table.onednn, table.layers = content["onednn"], content["layers"]
+    table.networks = {key: (before, after) for key, (before, after) in content["networks"].items()}
+    return table, ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,18 +10,6 @@ from pathlib import Path
 import paddle
 
 from ..errors import PruneError
-from ..network import can_be_fused
-
-
-def inference_copy(model: paddle.nn.Layer) -> paddle.nn.Layer:
-    """A copy in evaluation mode, its parallel convolutions fused as an export fuses them
-    (``rep()``); the model itself is not touched."""
-    twin = copy.deepcopy(model)
-    twin.eval()
-    for layer in twin.sublayers():
-        if can_be_fused(layer):
-            layer.rep()
-    return twin
 
 
 def export(

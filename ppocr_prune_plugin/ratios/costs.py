@@ -86,15 +86,15 @@ class Cost:
 
 def flops_of(graph: ChannelGraph, costs: CostModel) -> Cost:
     """Multiply-accumulates, as :meth:`CostModel.flops` of the shapes that widths leave."""
-    return _of_shapes(graph, costs.positions.items())
+    return _of_shapes(graph, costs, costs.positions.items())
 
 
 def params_of(graph: ChannelGraph, costs: CostModel) -> Cost:
-    """Trainable numbers, as :meth:`CostModel.params` of the shapes that widths leave."""
-    return _of_shapes(graph, ((name, 1) for name in sorted(costs.parameters)))
+    """Parameters, as :meth:`CostModel.params` of the shapes that widths leave."""
+    return _of_shapes(graph, costs, ((name, 1) for name in sorted(costs.parameters)))
 
 
-def _of_shapes(graph: ChannelGraph, counted: Iterable[tuple[str, int]]) -> Cost:
+def _of_shapes(graph: ChannelGraph, costs: CostModel, counted: Iterable[tuple[str, int]]) -> Cost:
     """The sum of the parameters' numbers of elements, each taken so many times."""
     places: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for group in graph.groups:
@@ -105,8 +105,9 @@ def _of_shapes(graph: ChannelGraph, counted: Iterable[tuple[str, int]]) -> Cost:
     constant, merged = 0, dict[tuple[Size, ...], int]()
     for name, count in counted:
         varying, factor = [], count
-        for axis, length in enumerate(graph.shapes[name]):
-            parts = tuple(places.get((name, axis), ()))
+        for source in costs.origins(name, graph.shapes):
+            length = source if isinstance(source, int) else graph.shapes[source[0]][source[1]]
+            parts = () if isinstance(source, int) else tuple(places.get(source, ()))
             if parts:
                 kept = sum(per_channel * sizes[group] for group, per_channel in parts)
                 varying.append(Size(length - kept, parts))

@@ -3,10 +3,12 @@
 A batch norm behind a pruned layer still subtracts the mean, and divides by the deviation, of sums
 that included the removed channels; most of the loss right after pruning comes from there and not
 from what the channels knew. The statistics are re-estimated on a few training batches. Estimates
-from few pictures are noisy, so that they are not put in place of the trained ones: what changes
-between the unpruned and the pruned network *on the same pictures* is applied to those, and a
-network that lost nothing stays exactly as it was. (That pruned networks should be compared only
-after their batch norms were adapted is from EagleEye, Li et al., ECCV 2020.)
+from few images are noisy, so that they are not put in place of the trained ones: what changes
+between the unpruned and the pruned network *on the same images* is applied to those, and a
+network that lost nothing stays exactly as it was. Nothing is left to chance (dropout, random
+depth), so that this holds, and is the same in every process and after every restart. (That pruned
+networks should be compared only after their batch norms were adapted is from EagleEye, Li et al.,
+ECCV 2020.)
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .. import surgery
-from ..files import replacing
+from .. import arrays, surgery
+from ..chance import without_chance
+from ..errors import PruneError
 from ..graph.groups import ChannelGraph
 from ..graph.live import untrained
 from ..plan import GroupPlan
@@ -28,8 +31,9 @@ from ..plan import GroupPlan
 Array = npt.NDArray[Any]
 
 _MEAN, _VARIANCE = "_mean", "_variance"
-# A variance may shrink or grow by this much; beyond it the estimate has run out of pictures.
+# A variance may shrink or grow by this much; beyond it the estimate has run out of images.
 _LARGEST_FACTOR = 10.0
+_LEAST = 1e-12  # variances below it are none
 
 
 class BatchNormRecalibration:
@@ -67,10 +71,13 @@ class BatchNormRecalibration:
         for name, found in after.items():
             before, trained = kept(name, self._before[name]), kept(name, self._trained[name])
             if name.endswith(_VARIANCE):
-                factor = found / np.maximum(before, 1e-12)
+                # Of channels that never vary neither does the quotient.
+                factor = np.maximum(found, _LEAST) / np.maximum(before, _LEAST)
                 new = trained * np.clip(factor, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
             else:
                 new = trained + (found - before)  # exactly as it was where nothing changed
+            # Half precision may overflow on the way: no estimate then.
+            new = np.where(np.isfinite(new), new, trained)
             undo.arrays.setdefault(name, self._trained[name])
             self._tensor(name).set_value(new.astype(trained.dtype))
 
@@ -92,7 +99,7 @@ class BatchNormRecalibration:
         modes = [(layer, layer.training) for layer in self._model.sublayers(include_self=True)]
         self._model.train()
         try:
-            with paddle.no_grad():
+            with paddle.no_grad(), without_chance(self._model):
                 for count, run in enumerate(self._batches):
                     for layer in self._norms.values():
                         layer._momentum = count / (count + 1)  # a plain mean over the batches
@@ -109,12 +116,18 @@ class BatchNormRecalibration:
 
 def save_statistics(model: paddle.nn.Layer, path: Path) -> None:
     """Write the model's running statistics for the other processes."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: tensor.numpy() for name, tensor in untrained(model).items()})
+    arrays.write(path, {name: tensor.numpy() for name, tensor in untrained(model).items()})
 
 
 def load_statistics(model: paddle.nn.Layer, path: Path) -> None:
-    """Take over statistics of the same shapes from another process."""
-    with np.load(path, allow_pickle=False) as content:
-        for name, tensor in untrained(model).items():
-            tensor.set_value(content[name])
+    """Take over statistics of the same shapes from another process.
+
+    Raises:
+        PruneError: the file is damaged, or of another network.
+    """
+    found = arrays.read(path, "the file of statistics from rank 0", "Start again.")
+    own = untrained(model)
+    if {name: a.shape for name, a in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
+        raise PruneError(f"{path}: rank 0 has other statistics than this rank. Start again.")
+    for name, tensor in own.items():
+        tensor.set_value(found[name])

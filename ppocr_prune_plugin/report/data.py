@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import PruneError
+from .. import documents
+from ..documents import (
+    Misfit,
+    boolean,
+    either,
+    listed,
+    mapping,
+    maybe,
+    number,
+    record,
+    row,
+    text,
+    whole,
+)
 from ..plan import Change
 
 FORMAT = "ppocr-prune-report/1"
@@ -125,45 +137,22 @@ class Report:
         plain: dict[str, Any] = _plain({"format": FORMAT, **content})
         return plain
 
-    @staticmethod
-    def from_dict(content: object, source: str) -> Report:
-        """Read what :meth:`as_dict` gave; ``source`` names the file in messages.
-
-        Raises:
-            PruneError: another format, or something missing or of the wrong type.
-        """
-        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, Mapping) else None
-            raise PruneError(
-                f"{source}: this is not the data of a report (format is {found!r}, expected "
-                f"{FORMAT!r}). It is called report.json, in <save_model_dir>/prune."
-            )
-        try:
-            return _read(content)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise PruneError(
-                f"{source}: the report's data is damaged: {what}. Run the pruning again (the "
-                "measured sensitivity is reused) to write it anew."
-            ) from error
-
 
 def load_report(path: Path) -> Report:
     """Read a ``report.json``.
 
     Raises:
-        PruneError: the file is not there, cut off, or not a report.
+        PruneError: the file is not there, cut off, changed, or not a report.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PruneError(f"{path}: the report cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise PruneError(
-            f"{path}: the report's data is not complete JSON ({error}). Name the report.json in "
-            "<save_model_dir>/prune; if this is it, run the pruning again to write it anew."
-        ) from error
-    return Report.from_dict(content, str(path))
+    content = documents.read(
+        path,
+        "the report",
+        FORMAT,
+        _checked,
+        "Name the report.json in <save_model_dir>/prune; if this is it, run the pruning again to "
+        "write it anew: what was measured is used again.",
+    )
+    return _read(content)
 
 
 def _plain(value: Any) -> Any:
@@ -177,87 +166,92 @@ def _plain(value: Any) -> Any:
 
 
 def _read(content: Mapping[str, Any]) -> Report:
-    target = content["target_value"]
+    plain = dict(content)
+    latency, target = plain["latency"], plain["target_value"]
     return Report(
-        criterion=_text(content, "criterion"),
-        target=_text(content, "target"),
-        target_value=(
-            {str(key): float(value) for key, value in target.items()}
-            if isinstance(target, Mapping)
-            else float(target)
-        ),
-        flops=_change(content["flops"]),
-        params=_change(content["params"]),
-        layers=tuple(_layer(item) for item in content["layers"]),
-        metric=None if content["metric"] is None else _text(content, "metric"),
-        before=_optional(content["before"]),
-        after=_optional(content["after"]),
-        images=None if content["images"] is None else int(content["images"]),
-        spread=_pair(content.get("spread")),
-        latency=_latency(content.get("latency")),
-        frozen=tuple(
-            FrozenChannels(_text(item, "name"), int(item["channels"]), _text(item, "reason"))
-            for item in content["frozen"]
-        ),
-        unknown={str(name): int(count) for name, count in content["unknown"].items()},
-        feasibility=tuple(
-            (float(share), _optional(loss)) for share, loss in content["feasibility"]
-        ),
-        feasibility_of=_text(content, "feasibility_of"),
-        round_to=int(content["round_to"]),
-        dry_run=bool(content["dry_run"]),
-        source=_text(content, "source"),
-        command=_text(content, "command"),
-        created=_text(content, "created"),
-        files={str(name): str(path) for name, path in content["files"].items()},
-        versions={str(name): str(version) for name, version in content["versions"].items()},
+        **{
+            **plain,
+            "target_value": target if isinstance(target, dict) else float(target),
+            "flops": _change(plain["flops"]),
+            "params": _change(plain["params"]),
+            "layers": tuple(_layer(item) for item in plain["layers"]),
+            "spread": _pair(plain["spread"]),
+            "latency": None if latency is None else Latency(**latency),
+            "frozen": tuple(FrozenChannels(**item) for item in plain["frozen"]),
+            "feasibility": tuple((share, loss) for share, loss in plain["feasibility"]),
+        }
     )
 
 
 def _layer(item: Mapping[str, Any]) -> Layer:
-    channels, kept = int(item["channels"]), int(item["kept"])
-    if not 0 < kept <= channels:
-        raise ValueError(f"layer {item['name']} keeps {kept} of {channels} channels")
-    return Layer(
-        _text(item, "name"),
-        channels,
-        kept,
-        _optional(item["predicted_loss"]),
-        tuple(
-            Point(
-                float(point["ratio"]),
-                float(point["loss"]),
-                _optional(point["metric"]),
-                None if point["images"] is None else int(point["images"]),
-                _pair(point.get("interval")),
-            )
-            for point in item["points"]
-        ),
-        tuple(float(ratio) for ratio in item["skipped"]),
-    )
+    points = tuple(Point(**{**p, "interval": _pair(p["interval"])}) for p in item["points"])
+    return Layer(**{**item, "points": points, "skipped": tuple(item["skipped"])})
 
 
 def _change(item: Mapping[str, Any]) -> Change:
-    return Change(int(item["before"]), int(item["after"]))
-
-
-def _latency(item: Mapping[str, Any] | None) -> Latency | None:
-    if item is None:
-        return None
-    before, predicted, after = (float(item[key]) for key in ("before", "predicted", "after"))
-    return Latency(before, predicted, after, _text(item, "how"))
-
-
-def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return Change(item["before"], item["after"])
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
     return None if value is None else (float(value[0]), float(value[1]))
 
 
-def _text(item: Mapping[str, Any], key: str) -> str:
-    value = item[key]
-    if not isinstance(value, str):
-        raise TypeError(f"{key} is {value!r}, expected text")
-    return value
+_SHARE = number(0, 1)
+_CHANGE = record({"before": whole(0), "after": whole(0), "pruned": number()})
+_SPREAD = maybe(row(number(), number()))
+_POINT = record(
+    {
+        "ratio": _SHARE,
+        "loss": number(),
+        "metric": maybe(number()),
+        "images": maybe(whole(1)),
+        "interval": _SPREAD,
+    }
+)
+_LAYER = record(
+    {
+        "name": text,
+        "channels": whole(1),
+        "kept": whole(1),
+        "predicted_loss": maybe(number()),
+        "points": listed(_POINT),
+        "skipped": listed(_SHARE),
+    }
+)
+_SCHEMA = record(
+    {
+        "criterion": text,
+        "target": text,
+        "target_value": either(mapping(number()), number()),
+        "flops": _CHANGE,
+        "params": _CHANGE,
+        "layers": listed(_LAYER),
+        "metric": maybe(text),
+        "before": maybe(number()),
+        "after": maybe(number()),
+        "images": maybe(whole(1)),
+        "spread": _SPREAD,
+        "latency": maybe(
+            record({"before": number(0), "predicted": number(0), "after": number(0), "how": text})
+        ),
+        "frozen": listed(record({"name": text, "channels": whole(0), "reason": text})),
+        "unknown": mapping(whole(0)),
+        "feasibility": listed(row(number(), maybe(number()))),
+        "feasibility_of": text,
+        "round_to": whole(1),
+        "dry_run": boolean,
+        "source": text,
+        "command": text,
+        "created": text,
+        "files": mapping(text),
+        "versions": mapping(text),
+    }
+)
+
+
+def _checked(content: Any, place: str) -> None:
+    """The schema, and that no layer keeps more than it has."""
+    _SCHEMA(content, place)
+    for index, layer in enumerate(content["layers"]):
+        if layer["kept"] > layer["channels"]:
+            raise Misfit(f"layers[{index}].kept", f"{layer['channels']} or less", layer["kept"])

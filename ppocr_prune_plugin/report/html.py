@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
+from .. import documents
 from ..files import write_atomically
 from ..plan import Change
 from .data import Latency, Layer, Report
@@ -22,11 +22,16 @@ def write_report(report: Report, folder: Path) -> Path:
 
     Each file is complete or as it was before.
     """
-    text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
-    write_atomically(folder / "report.json", text)
+    documents.write(folder / "report.json", report.as_dict())
     path = folder / "report.html"
-    write_atomically(path, render(report))
+    write_page(report, path)
     return path
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the report as HTML; what UTF-8 cannot hold (half a character, in the name of a file)
+    is shown as an escape."""
+    write_atomically(path, render(report).encode("utf-8", "backslashreplace"))
 
 
 def render(report: Report) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import paddle
 from tqdm import tqdm
@@ -31,25 +29,6 @@ from .team import ENDINGS, Team
 _LOWER_IS_BETTER = frozenset(
     {"loss", "err", "error", "cer", "wer", "mse", "rmse", "mae", "perplexity"}
 )
-
-
-def fingerprint(
-    model: paddle.nn.Layer, criterion: str, metric: str, data: str, bn_batches: int
-) -> dict[str, str]:
-    """What a sensitivity file belongs to."""
-    structure, weights = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        array = tensor.numpy()
-        structure.update(f"{name}{array.shape}".encode())
-        weights.update(array.tobytes())
-    return {
-        "model": structure.hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "criterion": criterion,
-        "metric": metric,
-        "evaluation set": data,
-        "bn_batches": str(bn_batches),
-    }
 
 
 def check_direction(metric: str) -> None:
@@ -107,11 +86,6 @@ class Job:
     curve: bool
 
 
-def part(folder: Path, rank: int) -> Path:
-    """The sensitivity file of one process of several."""
-    return folder / f"rank{rank}.pickle"
-
-
 @dataclass(frozen=True)
 class Analysis:
     """Measures points of one model into one file.
@@ -147,41 +121,53 @@ class Analysis:
     def _lead(self, job: Job) -> None:
         """Do a job with whoever is on the team, and collect what they found."""
         self.file.save()  # where the others begin
+        before = self._points()
         name = self.team.post_next("job", json.dumps(asdict(job)))
         self._work(name, job)
         for rank in self.team.others:
-            assert self.team.folder is not None
-            self.team.wait(f"done-{name}-{rank}")
-            self.file.merge(self.file.reopened(part(self.team.folder, rank)))
+            self.team.wait(f"done-{name}-{rank}", rank=rank)
+            self.file.merge(self.file.reopened(self.file.of_rank(self.team.points, rank)))
+        self._measured.update(self._points() - before)
         self.file.save()
 
     def follow(self) -> None:
         """Help rank 0 with its jobs until it has finished or failed."""
-        assert self.team.folder is not None
         main, number = self.file.path, 0
         while self.team.wait(f"job-{number}", *ENDINGS) not in ENDINGS:
             name = f"job-{number}"
             raw = json.loads(self.team.read(name))
             self.file.merge(self.file.reopened(main))
-            self.file.path = part(self.team.folder, self.team.rank)
+            self.file.path = self.file.of_rank(self.team.points, self.team.rank)
             self._work(name, Job(tuple(raw["groups"]), raw["bound"], raw["curve"]))
             self.team.post(f"done-{name}-{self.team.rank}")
             number += 1
 
+    def reused(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> str:
+        """What a line of the log says, before :meth:`rising`, of the points of an earlier run that
+        answer its question; empty where there are none."""
+        question = Question(bound, curve)
+        known = sum(
+            (group.name, ratio) not in self._measured
+            for group in groups
+            for ratio, point in self.file.points.get(group.name, {}).items()
+            if ratio in self._widths(group) and self._settled(point, question)
+        )
+        left = sum(len(self._open(group, question)) for group in groups)
+        rest = f"at most {left} are left to measure" if left else "none is left to measure"
+        return f"{known} points of an earlier run are reused; {rest}" if known else ""
+
     def _work(self, task: str, job: Job) -> None:
         """Measure the groups of a job that no other process has taken."""
         question = Question(job.bound, job.curve)
-        plans = {name: list(self._widths(self.graph[name])) for name in job.groups}
-        total = sum(len(ratios) for ratios in plans.values())
-        with tqdm(total=total, desc="prune: sensitivity", unit="point") as bar:
-            for name, ratios in plans.items():
-                bar.set_postfix_str(name)
-                target = bar.n + len(ratios)
-                if self.team.claim(f"{task}-{name}"):
-                    self.file.points.setdefault(name, {})
-                    with self._reusing(self.graph[name]):
-                        for _ in self._rise(self.graph[name], ratios, question):
-                            bar.update()
+        groups = [self.graph[name] for name in job.groups]
+        total = sum(len(self._open(group, question)) for group in groups)
+        with tqdm(total=total, desc="prune: sensitivity", unit="point", disable=not total) as bar:
+            for group in groups:
+                bar.set_postfix_str(group.name)
+                target = bar.n + len(self._open(group, question))
+                if self.team.claim(f"{task}-{group.name}"):
+                    self.file.points.setdefault(group.name, {})
+                    self._rise(group, question, bar)
                 bar.update(target - bar.n)
         self.file.save()
 
@@ -196,15 +182,29 @@ class Analysis:
     def _widths(self, group: ChannelGroup) -> dict[float, int]:
         return planned_ratios(group, self.ratios, self.round_to)
 
-    def _rise(
-        self, group: ChannelGroup, ratios: Sequence[float], question: Question
-    ) -> Iterator[float]:
-        for ratio in ratios:
-            done = self.file.points[group.name]
+    def _open(self, group: ChannelGroup, question: Question) -> list[float]:
+        """Ratios that the file has no answer for, up to the first loss that exceeds the bound."""
+        done = self.file.points.get(group.name, {})
+        beyond = min((r for r, point in done.items() if point.loss > question.bound), default=1.0)
+        return [
+            ratio
+            for ratio in self._widths(group)
+            if ratio <= beyond and not (ratio in done and self._settled(done[ratio], question))
+        ]
+
+    def _rise(self, group: ChannelGroup, question: Question, bar: tqdm) -> None:
+        """Measure what is open of a group, and skip what lies beyond the bound. Where nothing is
+        open the model is not run: not even to see what could be reused."""
+        if self._open(group, question):
+            with self._reusing(group):
+                for ratio in self._widths(group):
+                    if ratio in self._open(group, question):
+                        self._measure(group, ratio, question)
+                        bar.update()
+        done = self.file.points[group.name]
+        for ratio in self._widths(group):
             if any(point.loss > question.bound for r, point in done.items() if r < ratio):
                 self._skip(group, ratio)
-            else:
-                yield self._measure(group, ratio, question)
 
     def _skip(self, group: ChannelGroup, ratio: float) -> None:
         skipped = self.file.skipped.setdefault(group.name, [])
@@ -212,11 +212,8 @@ class Analysis:
             skipped.append(ratio)
             skipped.sort()
 
-    def _measure(self, group: ChannelGroup, ratio: float, question: Question) -> float:
-        """The loss at a ratio, measured unless the file has an answer to the question."""
-        done = self.file.points[group.name]
-        if ratio in done and self._settled(done[ratio], question):
-            return done[ratio].loss
+    def _measure(self, group: ChannelGroup, ratio: float, question: Question) -> None:
+        """Measure the loss at a ratio."""
         width = self._widths(group)[ratio]
         item = GroupPlan(group.name, group.size, self._ranking(group).kept(width), width)
         test = self._test
@@ -227,16 +224,27 @@ class Analysis:
         finally:
             surgery.restore(self.model, undo)
         interval = None if found.low == found.high else (found.low, found.high)
-        done[ratio] = Point(found.loss, found.metric, found.images, interval)
+        self.file.points[group.name][ratio] = Point(
+            found.loss, found.metric, found.images, interval
+        )
+        self._measured.add((group.name, ratio))
         if ratio in self.file.skipped.get(group.name, []):
             self.file.skipped[group.name].remove(ratio)
         self.file.save()
-        return found.loss
 
     def _settled(self, point: Point, question: Question) -> bool:
         if point.interval is None:
             return True
         return not self.exact and question.answered(point.loss, point.low, point.high)
+
+    @functools.cached_property
+    def _measured(self) -> set[tuple[str, float]]:
+        """Groups and ratios that this run has measured."""
+        return set()
+
+    def _points(self) -> set[tuple[str, float]]:
+        """Groups and ratios of the file."""
+        return {(name, ratio) for name, points in self.file.points.items() for ratio in points}
 
     @functools.cached_property
     def _test(self) -> SequentialTest:

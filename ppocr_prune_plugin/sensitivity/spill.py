@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import tempfile
 from collections.abc import Hashable
 from pathlib import Path
@@ -12,6 +13,10 @@ import numpy as np
 import paddle
 
 from ..errors import PruneError
+from ..files import open_regular
+from ..holding import Held, hold, is_held
+
+_PREFIX, _HELD = "spilled-", "held"
 
 
 class ArrayStore:
@@ -30,6 +35,8 @@ class ArrayStore:
         self._left = budget
         self._written = 0
         self._spill: tempfile.TemporaryDirectory[str] | None = None
+        self._held: Held | None = None
+        _sweep(folder)
 
     @property
     def left(self) -> int:
@@ -61,7 +68,8 @@ class ArrayStore:
     def _write(self, value: Any) -> Path:
         if self._spill is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._spill = tempfile.TemporaryDirectory(prefix="spilled-", dir=self._folder)
+            self._spill = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._folder)
+            self._held = hold(Path(self._spill.name) / _HELD)
         path = Path(self._spill.name) / f"{self._written}.bin"
         self._written += 1
         try:
@@ -84,7 +92,7 @@ class ArrayStore:
     def __getitem__(self, key: Hashable) -> Any:
         if key in self._memory:
             return self._memory[key]
-        with open(self._files[key], "rb") as file:
+        with open_regular(self._files[key], "what was spilled from memory") as file:
             return pickle.load(file)
 
     def clear(self) -> None:
@@ -93,8 +101,17 @@ class ArrayStore:
         self._files.clear()
         self._left, self._on_disk = self._budget, 0
         if self._spill is not None:
+            if self._held is not None:
+                self._held.forget()
             self._spill.cleanup()
-            self._spill = None
+            self._spill = self._held = None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes spilled that are no more."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        if is_held(path / _HELD) is False:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _size(value: Any) -> int:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ...files import replacing
+from ... import arrays
+from ...errors import PruneError
 from ...sensitivity.team import Team
 
 Batch = list[Any]
 
-# Recognisers train on a hundred lines at once; a statistic over this many pictures is as good.
-_PICTURES = 32
+# Recognisers train on a hundred lines at once; a statistic over this many images is as good.
+_IMAGES = 32
 
 
 def calibration_batches(
@@ -31,60 +31,79 @@ def calibration_batches(
     Args:
         arguments: what ``program.train`` was called with, by name.
         count: number of batches.
-        folder: where they are kept, in a file that belongs to this ``Train`` section.
+        folder: where they are kept, in a file that belongs to this ``Train`` section and the
+            contents of its label files.
         team: rank 0 writes, the others wait for the file.
+
+    Raises:
+        PruneError: the file is damaged or cannot be written, rank 0 is gone, or the batches hold
+            what cannot be kept.
     """
     if count == 0:
         return []
-    described = json.dumps([arguments["config"].get("Train"), count], sort_keys=True, default=str)
-    key = hashlib.sha256(described.encode()).hexdigest()[:12]
+    key = _key(arguments, count)
     path = folder / f"calibration-{key}.npz"
-    kept = _read(path)
-    if kept is None and team.rank == 0:
-        made = [
-            [item.numpy() if isinstance(item, paddle.Tensor) else item for item in batch]
-            for batch in itertools.islice(arguments["train_dataloader"], count)
-        ]
-        if not all(_storable(item) for batch in made for item in batch):
-            return [_tensors(batch) for batch in made]
-        _write(path, made)
-        kept = made
-    while kept is None:
-        time.sleep(0.2)
-        kept = _read(path)
+    if team.rank != 0:
+        team.wait(f"calibration-{key}")
+    elif not path.exists():
+        made = itertools.islice(arguments["train_dataloader"], count)
+        try:
+            arrays.write(path, [as_arrays(batch) for batch in made])
+        except arrays.Unstorable as error:
+            raise PruneError(
+                f"Train: its batches hold a {error}, which cannot be kept for the next run. Set "
+                "Prune.bn_batches: 0 (and a criterion that needs no gradients)."
+            ) from error
+    team.post(f"calibration-{key}")
+    kept = arrays.read(
+        path,
+        "the file of calibration batches",
+        "Move it away to have other batches drawn; what was measured with these does not fit them.",
+    )
     return [_tensors(batch) for batch in kept]
 
 
-def few_pictures(batch: Batch) -> Batch:
-    """The first pictures of a batch with their labels; all where they cannot be told apart."""
+def few_images(batch: Batch) -> Batch:
+    """The first images of a batch with their labels; all where they cannot be told apart."""
     lengths = {len(item) if isinstance(item, paddle.Tensor) and item.ndim else 0 for item in batch}
     if len(lengths) != 1 or lengths == {0}:
         return batch
-    return [item[:_PICTURES] for item in batch]
+    return [item[:_IMAGES] for item in batch]
 
 
-def _storable(item: Any) -> bool:
-    return isinstance(item, np.ndarray) and item.dtype != object
+def as_arrays(value: Any) -> Any:
+    """The same with arrays in place of tensors, however they lie in lists and mappings."""
+    return _mapped(value, paddle.Tensor, lambda tensor: tensor.numpy())
 
 
-def _tensors(batch: Batch) -> Batch:
-    return [paddle.to_tensor(a) if isinstance(a, np.ndarray) else a for a in batch]
+def _tensors(value: Any) -> Any:
+    return _mapped(value, np.ndarray, lambda a: a if a.dtype == object else paddle.to_tensor(a))
 
 
-def _write(path: Path, batches: list[Batch]) -> None:
-    arrays = {f"{i}-{j}": a for i, batch in enumerate(batches) for j, a in enumerate(batch)}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+def _mapped(value: Any, kind: type, change: Any) -> Any:
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, kind, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_mapped(item, kind, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
 
 
-def _read(path: Path) -> list[Batch] | None:
-    """The batches in a file; None where there is none, or it is not whole."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            batches: dict[int, dict[int, Any]] = {}
-            for name in content.files:
-                batch, item = name.split("-")
-                batches.setdefault(int(batch), {})[int(item)] = content[name]
-    except (OSError, ValueError, EOFError):
-        return None
-    return [[items[j] for j in sorted(items)] for _, items in sorted(batches.items())]
+def _key(arguments: Mapping[str, Any], count: int) -> str:
+    """What tells the batches of one training set from those of another."""
+    train = arguments["config"].get("Train")
+    described = json.dumps([train, count], sort_keys=True, default=str, skipkeys=True)
+    found = hashlib.sha256(described.encode())
+    for path in _label_files(train):
+        try:
+            found.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        except (OSError, ValueError):  # not one that PaddleOCR reads either
+            found.update(b"none")
+    return found.hexdigest()[:12]
+
+
+def _label_files(train: Any) -> list[str]:
+    stated = ((train or {}).get("dataset") or {}).get("label_file_list") or []
+    return [path for path in ([stated] if isinstance(stated, str) else stated) if path]

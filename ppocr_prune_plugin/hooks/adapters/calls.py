@@ -7,34 +7,30 @@ from typing import Any
 
 import paddle
 
-# Models whose forward takes labels beside pictures, as tools/program.py lists them.
-_EXTRA_INPUT = frozenset(
-    {
-        *("SRN", "NRTR", "SAR", "SEED", "SVTR", "SVTR_LCNet", "SPIN", "VisionLAN", "RFL", "DRRG"),
-        *("RobustScanner", "SATRN", "SVTR_HGNet", "ParseQ", "CPPD"),
-    }
-)
-_WHOLE_BATCH = frozenset({"LaTeXOCR", "UniMERNet", "PP-FormulaNet-S", "PP-FormulaNet-L"})
+from .decisions import training_items
+from .tree import tree_in_use
 
 
 def takes_labels(config: Mapping[str, Any]) -> bool:
-    """Whether the model (or a part of a distillation model) takes labels beside pictures."""
-    architecture = config["Architecture"]
-    parts = (architecture.get("Models") or {"": architecture}).values()
-    return any(part.get("algorithm") in _EXTRA_INPUT for part in parts)
+    """Whether the model (or a part of a distillation model) takes labels beside images, as
+    ``extra_input`` in ``tools/program.py`` says and for tables."""
+    return len(training_items(tree_in_use(), config["Architecture"])) > 1
 
 
 def call_arguments(batch: list[Any], config: Mapping[str, Any]) -> list[Any]:
-    """Positional arguments that ``tools.program.train`` makes of a batch of its loader."""
-    architecture = config["Architecture"]
-    kind, algorithm = architecture.get("model_type"), architecture.get("algorithm")
-    if kind == "table" or takes_labels(config):
-        return [batch[0], batch[1:]]
-    if kind in ("kie", "sr") or algorithm in _WHOLE_BATCH:
-        return [batch]
-    if algorithm == "CAN":
-        return [batch[:3]]
-    return [batch[0]]
+    """Positional arguments that ``tools.program.train`` makes of a batch of its loader.
+
+    Raises:
+        PruneError: the tree in use does not say.
+    """
+    items = training_items(tree_in_use(), config["Architecture"])
+    return [_chosen(item, batch) for item in items]
+
+
+def _chosen(items: Any, batch: list[Any]) -> Any:
+    if isinstance(items, list):
+        return [_chosen(item, batch) for item in items if item < len(batch)]
+    return batch[items]
 
 
 def training_forward(model: paddle.nn.Layer, batch: list[Any], config: Mapping[str, Any]) -> Any:

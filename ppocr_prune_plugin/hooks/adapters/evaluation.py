@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,10 @@ from ...section import SensitivityOptions
 from ...sensitivity.batches import CachedBatches
 from ...sensitivity.spill import ArrayStore
 from .calls import takes_labels
+from .decisions import evaluation_type
 from .metric_states import Both, MetricStates, State
 from .polygons import cached_polygons
-
-# What tools/eval.py calls these algorithms when it evaluates them.
-_MODEL_TYPES = {
-    "CAN": "can",
-    "LaTeXOCR": "latexocr",
-    "UniMERNet": "unimernet",
-    "PP-FormulaNet-S": "pp_formulanet",
-    "PP-FormulaNet-L": "pp_formulanet",
-}
+from .tree import tree_in_use
 
 
 class PaddleOCREvaluation:
@@ -65,6 +59,12 @@ class PaddleOCREvaluation:
             self._batches.store.left, folder, disk=options.cache_mb * 2**20
         )
         self.current: int | None = None
+        # As training evaluates, under the same mixed precision: whatever both take by one name.
+        self._shared = {
+            name: arguments[name]
+            for name in inspect.signature(program.eval).parameters
+            if name in arguments
+        }
         self._states = MetricStates(arguments["eval_class"])
         self._unpruned: list[State] | None = None
         self._baseline: float | None = None
@@ -116,22 +116,16 @@ class PaddleOCREvaluation:
         """PaddleOCR's ``eval`` on some units."""
         arguments = self._arguments
         architecture = arguments["config"]["Architecture"]
-        algorithm = architecture.get("algorithm")
-        amp = {
-            key: arguments[key]
-            for key in ("scaler", "amp_level", "amp_custom_black_list")
-            if key in arguments
-        }
         try:
             with _without_bars(self._program), cached_polygons():
                 metrics: Mapping[str, Any] = self._program.eval(
-                    arguments["model"],
-                    _EveryBatch(self._batches.select(units, self._start)),
-                    arguments["post_process_class"],
-                    metric,
-                    _MODEL_TYPES.get(str(algorithm), architecture.get("model_type")),
-                    takes_labels(arguments["config"]),
-                    **amp,
+                    **{
+                        **self._shared,
+                        "valid_dataloader": _EveryBatch(self._batches.select(units, self._start)),
+                        "eval_class": metric,
+                        "model_type": evaluation_type(tree_in_use(), architecture),
+                        "extra_input": takes_labels(arguments["config"]),
+                    }
                 )
         finally:
             self.current = None
@@ -170,7 +164,10 @@ class _EveryBatch:
 @contextmanager
 def _without_bars(program: ModuleType) -> Iterator[None]:
     """One bar for the analysis is enough; PaddleOCR draws another in every evaluation."""
-    original = program.tqdm
+    original = getattr(program, "tqdm", None)
+    if original is None:
+        yield
+        return
     program.tqdm = functools.partial(original, disable=True)  # type: ignore[attr-defined]
     try:
         yield

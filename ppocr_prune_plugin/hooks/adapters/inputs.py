@@ -2,85 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import paddle
 
+from ...errors import PruneError
+from .algorithms import algorithm_of, require_prunable
 from .calls import call_arguments
+from .decisions import exported_size
 from .labels import BATCH, training_labels
+from .tree import tree_in_use
 
 Inputs = list[Any]
 Size = list[int]
 
-
-def _channels_first(options: Mapping[str, Any], channels: int) -> Size | None:
-    return options.get("image_shape")
-
-
-def _width_height(options: Mapping[str, Any], channels: int) -> Size | None:
-    width, height = options["image_shape"][-2:]
-    return [channels, height, width]
+_AXES = ("channels", "height", "width")
+_STATED = "Global.d2s_train_image_shape"
 
 
-def _gray(options: Mapping[str, Any], channels: int) -> Size | None:
-    shape = options["image_shape"]
-    return shape if len(shape) == 3 else [channels, shape[1], shape[0]]
+@dataclass(frozen=True)
+class _Resize:
+    """How a transform that gives every image one size states it.
+
+    Attributes:
+        option: the name of the option.
+        axes: what its items are, one word for each (``_``: something else); several are told apart
+            by the number of items. ``side`` is a single number.
+        otherwise: sizes of axes that the option does not state.
+    """
+
+    option: str = "image_shape"
+    axes: tuple[str, ...] = ("channels height width",)
+    otherwise: Mapping[str, int] = field(default_factory=dict)
 
 
-def _height_width(options: Mapping[str, Any], channels: int) -> Size | None:
-    height, width = options["image_shape"]
-    return [channels, height, width]
-
-
-def _widest(options: Mapping[str, Any], channels: int) -> Size | None:
-    depth, height, _, width = options["image_shape"]
-    return [depth, height, width]
-
-
-def _crop(options: Mapping[str, Any], channels: int) -> Size | None:
-    width, height = options.get("size") or (640, 640)
-    return [channels, height, width]
-
-
-def _padded(options: Mapping[str, Any], channels: int) -> Size | None:
-    height, width = options["size"]
-    return [channels, height, width]
-
-
-def _low_resolution(options: Mapping[str, Any], channels: int) -> Size | None:
-    scale = options.get("down_sample_scale") or 2
-    return [channels, options["imgH"] // scale, options["imgW"] // scale]
-
-
-# Transforms that give every picture one size, and how they state it.
-_RESIZES: dict[str, Callable[[Mapping[str, Any], int], Size | None]] = {
+_CHANNELS_FIRST = _Resize()
+_HEIGHT_WIDTH = _Resize(axes=("height width",))
+_WIDEST = _Resize(axes=("channels height _ width",))
+_RESIZES: dict[str, _Resize] = {
     **dict.fromkeys(
         (
             *("RecResizeImg", "ClsResizeImg", "SVTRRecResizeImg", "ABINetRecResizeImg"),
             *("RecResizeImgForMultiHead", "SRNRecResizeImg", "VLRecResizeImg", "RFLRecResizeImg"),
+            "SSLRotateResize",
         ),
-        _channels_first,
+        _CHANNELS_FIRST,
     ),
-    "GrayRecResizeImg": _gray,
-    "SPINRecResizeImg": _width_height,
-    "PRENResizeImg": _height_width,
-    "SARRecResizeImg": _widest,
-    "RobustScannerRecResizeImg": _widest,
-    "EastRandomCropData": _crop,
-    "PaddingTableImage": _padded,
-    "SRResize": _low_resolution,
+    "GrayRecResizeImg": _Resize(axes=("width height", "channels height width")),
+    "SPINRecResizeImg": _Resize(axes=("width height",)),
+    "PRENResizeImg": _HEIGHT_WIDTH,
+    "SARRecResizeImg": _WIDEST,
+    "RobustScannerRecResizeImg": _WIDEST,
+    "EastRandomCropData": _Resize("size", ("width height",), {"height": 640, "width": 640}),
+    "RandomCropImgMask": _Resize("size", ("height width",)),
+    "EASTProcessTrain": _HEIGHT_WIDTH,
+    "SASTProcessTrain": _HEIGHT_WIDTH,
+    "SquareResizePad": _Resize("target_size", ("side",)),
+    "PaddingTableImage": _Resize("size", ("height width",)),
+    "UniMERNetImgDecode": _Resize("input_size", ("height width",), {"channels": 1}),
 }
-# Sizes that PaddleOCR's exporter takes where the config states none, by algorithm and by type.
+# Sizes where neither the config nor the exporter states one, by type.
 _SIZES: dict[str, Size] = {
-    "CAN": [1, 64, 256],
-    "LaTeXOCR": [1, 64, 256],
-    "UniMERNet": [1, 192, 672],
-    "PP-FormulaNet-S": [1, 384, 384],
-    "PP-FormulaNet-L": [1, 768, 768],
-    "TableMaster": [3, 480, 480],
-    "SLANeXt": [3, 512, 512],
     "rec": [3, 48, 320],
     "cls": [3, 48, 192],
     "det": [3, 640, 640],
@@ -89,71 +74,136 @@ _SIZES: dict[str, Size] = {
     "kie": [3, 512, 512],
     "sr": [3, 16, 64],
 }
-_DEPLOYED_LABELS = {
-    "SRN": slice(-4, None),
-    "SAR": slice(-1, None),
-    "RobustScanner": slice(-2, None),
-}
 
 
 def example_inputs(config: Mapping[str, Any]) -> Inputs:
-    """What the deployed model takes for one picture: the size that FLOPs are counted at.
+    """What the deployed model takes for one image: the size that FLOPs are counted at.
 
-    Pictures are ``(shape, dtype)``; what else the model takes (masks, positions) are arrays. The
-    size is that of ``Global.d2s_train_image_shape``, of the transforms of the evaluation and
-    training sets, or the usual one of the model, in this order.
+    Images are ``(shape, dtype)``; what else the model takes (masks, positions) are arrays. Raises
+    as :func:`image_shape` does.
     """
     shape = image_shape(config)
-    picture = ([1, *shape], "float32")
+    image = ([1, *shape], "float32")
     architecture = config["Architecture"]
-    kind, algorithm = architecture.get("model_type"), str(architecture.get("algorithm"))
+    deployed = algorithm_of(architecture).deployed
+    if not deployed or (architecture.get("Transform") or {}).get("infer_mode", False):
+        return [image]
     labels = training_labels(config, tuple(shape), 1)
-    if algorithm in _DEPLOYED_LABELS:
-        return [picture, labels[_DEPLOYED_LABELS[algorithm]]]
-    alone = (architecture.get("Transform") or {}).get("infer_mode", False)
-    if kind == "kie" or algorithm == "CAN" or (kind == "sr" and not alone):
-        return call_arguments([picture, *labels], config)
-    return [picture]
+    batch = [image, *(labels[name] for name in deployed if name in labels)]
+    # In one list where training gives the model one.
+    return [batch] if len(call_arguments(batch, config)) == 1 else [image, batch[1:]]
 
 
 def training_inputs(config: Mapping[str, Any]) -> Inputs:
-    """What the model takes in PaddleOCR's training loop: two pictures, and labels as arrays.
+    """What the model takes in PaddleOCR's training loop: two images, and labels as arrays.
 
     The same whether or not there is a training set, so that channel groups never depend on one.
+    Raises as :func:`image_shape` and :func:`.labels.training_labels` do.
     """
     shape = image_shape(config)
-    labels = training_labels(config, tuple(shape), BATCH)
-    return call_arguments([([BATCH, *shape], "float32"), *labels], config)
+    image = ([BATCH, *shape], "float32")
+    if call_arguments([image], config) == [image]:
+        return [image]
+    return call_arguments([image, *training_labels(config, tuple(shape), BATCH).values()], config)
 
 
-def image_shape(config: Mapping[str, Any]) -> Size:
-    """``[channels, height, width]`` of a picture."""
-    stated = config.get("Global", {}).get("d2s_train_image_shape")
-    if stated:
-        return [int(size) for size in stated]
+def image_shape(config: Mapping[str, Any], source: str | None = None) -> Size:
+    """``[channels, height, width]`` of an image.
+
+    Each of the three is the first that is stated and not left free (-1 or nothing): by
+    ``Global.d2s_train_image_shape``, by the transforms of the evaluation and then of the training
+    set, by the exporter of the PaddleOCR tree in use, by what is usual for the model. ``source``
+    names the config in messages; by default it is the one that the running tool was given.
+
+    Raises:
+        PruneError: a size is stated that is none, or the model is not for pruning.
+    """
+    from ..patches.config import section_source
+
+    where = source or section_source()
+    require_prunable(config, where)
+    found: dict[str, int] = {}
+    for sizes in _candidates(config, where):
+        for axis, size in sizes.items():
+            found.setdefault(axis, size)
+        if len(found) == len(_AXES):
+            break
+    return [found[axis] for axis in _AXES]
+
+
+def _candidates(config: Mapping[str, Any], source: str) -> Iterator[dict[str, int]]:
+    """Sizes by axis, as far as each place states them, in the order in which they count."""
+    stated = (config.get("Global") or {}).get("d2s_train_image_shape")
+    if stated is not None:
+        yield _sizes(f"{source}: {_STATED}", stated, _CHANNELS_FIRST)
+    for name, options, place in _transforms(config):
+        if name == "SRResize":
+            yield _low_resolution(options)
+        elif name in _RESIZES:
+            resize = _RESIZES[name]
+            value = options.get(resize.option)
+            if value is not None:
+                yield _sizes(f"{source}: {place}.{name}.{resize.option}", value, resize)
+            yield dict(resize.otherwise)
     architecture = config["Architecture"]
-    channels = int(architecture.get("in_channels", 3))
-    for name, options in _transforms(config):
-        size = _RESIZES[name](options, channels) if name in _RESIZES else None
-        if size:
-            return [int(number) for number in size]
-    usual = _SIZES.get(str(architecture.get("algorithm")))
-    if usual:
-        return usual
-    return [channels, *_SIZES.get(str(architecture.get("model_type")), _SIZES["det"])[1:]]
+    usual = algorithm_of(architecture).size
+    if usual is not None:
+        yield dict(zip(_AXES, usual, strict=True))
+    if architecture.get("in_channels"):
+        yield {"channels": int(architecture["in_channels"])}
+    exported = exported_size(tree_in_use(), architecture) or []
+    yield {axis: size for axis, size in zip(_AXES, exported, strict=False) if size is not None}
+    kind = str(architecture.get("model_type"))
+    yield dict(zip(_AXES, _SIZES.get(kind, _SIZES["det"]), strict=True))
 
 
-def _transforms(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _sizes(key: str, value: Any, resize: _Resize) -> dict[str, int]:
+    """What an option of a config states; axes that it leaves free are left out."""
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    for words in resize.axes:
+        axes = ["height", "width"] if words == "side" else words.split()
+        if words == "side" and len(items) == 1:
+            items *= 2
+        if len(axes) == len(items) and all(map(_is_size_or_free, items)):
+            return {
+                axis: int(size)
+                for axis, size in zip(axes, items, strict=True)
+                if axis != "_" and size is not None and size > 0
+            }
+    allowed = " or ".join(f"[{words.replace(' ', ', ')}]" for words in resize.axes)
+    raise PruneError(
+        f"{key} is {value!r}, which is no size of an image. Allowed: {allowed} in "
+        "pixels, with -1 for what is left free."
+    )
+
+
+def _is_size_or_free(size: Any) -> bool:
+    if size is None:
+        return True
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        return False
+    return float(size).is_integer() and (size > 0 or size == -1)
+
+
+def _low_resolution(options: Mapping[str, Any]) -> dict[str, int]:
+    """Super-resolution states the size of its result."""
+    scale = options.get("down_sample_scale") or 2
+    sizes = {"height": options.get("imgH"), "width": options.get("imgW")}
+    return {axis: size // scale for axis, size in sizes.items() if size is not None and size > 0}
+
+
+def _transforms(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     for part in ("Eval", "Train"):
         dataset = (config.get(part) or {}).get("dataset") or {}
         for transform in dataset.get("transforms") or []:
             for name, options in transform.items():
-                yield name, options or {}
+                if options is None or isinstance(options, Mapping):
+                    yield name, options or {}, f"{part}.dataset.transforms"
 
 
 @contextmanager
 def built_to_train(model: paddle.nn.Layer) -> Iterator[None]:
-    """Let a model that was built for export (``infer_mode``: pictures alone) take a training batch
+    """Let a model that was built for export (``infer_mode``: images alone) take a training batch
     as well, so that its channel groups are those of the model that was trained."""
     built = [layer for layer in model.sublayers() if getattr(layer, "infer_mode", False) is True]
     for layer in built:

@@ -13,64 +13,48 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import PruneError
+from .algorithms import ALGORITHMS, COLLATORS, algorithm_of
+
 BATCH = 2
 
 _TEXT = 2  # characters of every label: a head that decodes step by step is traced in few steps
-_MULTI = ("label_ctc", "label_gtc", "length", "valid_ratio")
-# What the loader gives after the picture, in the order of PaddleOCR's configs.
-_LABELS: dict[str, tuple[str, ...]] = {
-    "SVTR_LCNet": _MULTI,
-    "SVTR_HGNet": _MULTI,
-    "SVTR": ("label", "length"),
-    "NRTR": ("label", "length"),
-    "SRN": (
-        *("label", "length", "encoder_word_pos", "gsrm_word_pos"),
-        *("gsrm_slf_attn_bias1", "gsrm_slf_attn_bias2"),
-    ),
-    "SAR": ("label", "valid_ratio"),
-    "SATRN": ("label", "valid_ratio"),
-    "RobustScanner": ("label", "valid_ratio", "word_positons"),
-    "SEED": ("label", "length", "fast_label"),
-    "SPIN": ("label", "length"),
-    "RFL": ("label", "length", "cnt_label"),
-    "VisionLAN": ("label", "label_res", "label_sub", "label_id", "length"),
-    "ParseQ": ("label", "length"),
-    "CPPD": ("label", "label_node", "length"),
-    "CAN": ("image_mask", "label", "label_mask"),
-    "LaTeXOCR": ("label", "attention_mask"),
-    "UniMERNet": ("label", "attention_mask"),
-    "PP-FormulaNet-S": ("label", "attention_mask"),
-    "PP-FormulaNet-L": ("label", "attention_mask"),
-    "TableAttn": ("structure", "bboxes", "bbox_masks", "shape"),
-    "TableMaster": ("structure", "bboxes", "bbox_masks", "shape"),
-    "SLANet": ("structure", "bboxes", "bbox_masks", "length", "shape"),
-    "SLANeXt": ("structure", "bboxes", "bbox_masks", "length", "shape"),
-    "SDMGR": ("relations", "texts", "points", "labels", "tag", "shape"),
-    "Telescope": ("img_hr", "label"),
-    "Gestalt": ("img_hr", "length", "input_tensor", "label"),
-}
-# Algorithms whose batches a collator completes: their KeepKeys do not say what the model gets.
-_COLLATED = frozenset({"CAN", "LaTeXOCR", "UniMERNet", "PP-FormulaNet-S", "PP-FormulaNet-L"})
 
 
-def training_labels(config: Mapping[str, Any], shape: tuple[int, ...], batch: int) -> list[Any]:
-    """What stands behind the picture in a batch of the training loader.
+def training_labels(
+    config: Mapping[str, Any], shape: tuple[int, ...], batch: int
+) -> dict[str, Any]:
+    """What stands behind the image in a batch of the training loader, in its order.
 
     Args:
         config: the PaddleOCR config; the order is that of ``KeepKeys`` where ``Train`` has it.
-        shape: ``[channels, height, width]`` of the picture.
-        batch: number of pictures.
+        shape: ``[channels, height, width]`` of the image.
+        batch: number of images.
 
     Returns:
-        Arrays (and lists of words for super-resolution); empty for models that take pictures alone.
+        Name → array (or list of words for super-resolution); empty where nothing is known of them.
+
+    Raises:
+        PruneError: ``KeepKeys`` of an algorithm that is not in the table names a label of a form
+            that is not known.
     """
-    algorithm = str(config["Architecture"].get("algorithm"))
-    usual = _LABELS.get(algorithm, ())
-    maker = _Maker(config, shape, batch)
-    names = _keep_keys(config) if algorithm not in _COLLATED else None
+    architecture = config["Architecture"]
+    algorithm = algorithm_of(architecture)
+    loader = (config.get("Train") or {}).get("loader") or {}
+    collated = COLLATORS.get(str(loader.get("collate_fn")))
+    maker = _Maker(config, shape, batch, algorithm.collated or collated is not None)
+    names = collated or (None if algorithm.collated else _keep_keys(config))
     if names is None or not all(name in maker.known for name in names):
-        names = usual
-    return [maker.known[name]() for name in names] if usual else []
+        name = str(architecture.get("algorithm"))
+        if names is not None and name not in ALGORITHMS:
+            unknown = [name for name in names if name not in maker.known]
+            raise PruneError(
+                f"Train.dataset.transforms.KeepKeys: {', '.join(unknown)}: the form of this label "
+                f"is not known, and neither is Architecture.algorithm: {name}, so {name} cannot be "
+                f"traced as it trains. Labels that are known: {', '.join(maker.known)}."
+            )
+        names = algorithm.labels
+    return {name: maker.known[name]() for name in names}
 
 
 def _keep_keys(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -86,10 +70,13 @@ def _keep_keys(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 class _Maker:
     """Makes one array per name that a loader may give; characters are numbered 1 and 2."""
 
-    def __init__(self, config: Mapping[str, Any], shape: tuple[int, ...], batch: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], shape: tuple[int, ...], batch: int, collated: bool
+    ) -> None:
         architecture = config["Architecture"]
-        self.algorithm = str(architecture.get("algorithm"))
-        self.table = architecture.get("model_type") == "table"
+        self.collated = collated
+        self.whole_text = algorithm_of(architecture).whole_text
+        self.kind = architecture.get("model_type")
         self.head: Mapping[str, Any] = architecture.get("Head") or {}
         self.shape = shape
         self.batch = batch
@@ -144,11 +131,11 @@ class _Maker:
         return text
 
     def _label(self) -> Any:
-        if self.algorithm in ("Telescope", "Gestalt"):
+        if self.kind == "sr":
             return ["01"] * self.batch
-        if self.algorithm in _COLLATED:
+        if self.collated:
             return self._text()[:, : _TEXT + 2]
-        if self.algorithm in ("RobustScanner", "SATRN", "SRN", "VisionLAN"):
+        if self.whole_text:
             return self._text()[:, : self._words()]  # positions are counted up to this length
         return self._text()
 
@@ -162,7 +149,7 @@ class _Maker:
 
     def _size(self) -> Any:
         height, width = self.shape[1:]
-        if self.table:
+        if self.kind == "table":
             return self._rows(np.array([height, width, 1, 1, height, width], "float32"))
         return self._rows(np.array([height, width], "float32"))
 

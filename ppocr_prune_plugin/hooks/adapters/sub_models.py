@@ -48,7 +48,7 @@ class Part:
 
 def sub_models(config: Config) -> dict[str, Config]:
     """``Architecture.Models`` of a distillation config; empty for any other."""
-    architecture = config["Architecture"]
+    architecture = config.get("Architecture") or {}
     return dict(architecture.get("Models") or {})
 
 
@@ -59,8 +59,8 @@ def part_config(config: Config, name: str) -> Config:
 
 def parts_of(config: Config, model: paddle.nn.Layer) -> list[Part]:
     """The networks inside a live model, in the order of the config."""
-    names = sub_models(config)
     whole = inner(model)
+    names = [name for name in sub_models(config) if hasattr(whole, name)]
     if not names:
         return [Part("", whole, config)]
     return [Part(name, getattr(whole, name), part_config(config, name)) for name in names]
@@ -189,16 +189,25 @@ def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:
         return Change(sum(c.before for c in changes), sum(c.after for c in changes))
 
     criteria = dict.fromkeys(plan.criterion for plan in plans.values())
-    return PruningPlan(", ".join(criteria), groups, total("flops"), total("params"))
+    structures = {name: plan.structures[""] for name, plan in plans.items()}
+    return PruningPlan(", ".join(criteria), groups, total("flops"), total("params"), structures)
 
 
-def own_groups(plan: PruningPlan, part: Part) -> list[GroupPlan]:
+def own_groups(plan: PruningPlan, name: str) -> list[GroupPlan]:
     """What a whole model's plan says of one of its networks, in that one's own names."""
+    prefix = f"{name}." if name else ""
     return [
-        dataclasses.replace(group, name=group.name.removeprefix(part.prefix))
+        dataclasses.replace(group, name=group.name.removeprefix(prefix))
         for group in plan.groups
-        if group.name.startswith(part.prefix)
+        if group.name.startswith(prefix)
     ]
+
+
+def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
+    """The plan of one network of a whole model's; raises KeyError where it has none."""
+    structure = plan.structures[name]
+    groups = tuple(own_groups(plan, name))
+    return PruningPlan(plan.criterion, groups, structure.flops, structure.params, {"": structure})
 
 
 def arguments_of(part: Part, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from ... import surgery
 from ...errors import PruneError
 from ...graph.cost import CostModel, cost_model
 from ...graph.groups import ChannelGraph, build_graph
-from ...network import Network, fused_layers, run_training
+from ...network import Network, run_training
 from ...plan import GroupPlan
 from .inputs import Inputs, built_to_train, example_inputs, training_inputs
 
@@ -37,7 +37,7 @@ def network_of(config: Mapping[str, Any], model: paddle.nn.Layer) -> Network:
     deployed, training = example_inputs(config), training_inputs(config)
     with built_to_train(model):
         graph, unseen = _graph(model, deployed, training)
-    costs = _costs(model, deployed, fused_layers(model))
+    costs = _costs(model, deployed, graph)
     return Network(model, deployed, training, graph, costs, unseen)
 
 
@@ -78,15 +78,15 @@ def _require_training(model: paddle.nn.Layer, graph: ChannelGraph, inputs: Input
         surgery.restore(model, undo)
 
 
-def _costs(model: paddle.nn.Layer, deployed: Inputs, fused: list[str]) -> CostModel:
+def _costs(model: paddle.nn.Layer, deployed: Inputs, graph: ChannelGraph) -> CostModel:
     """Costs of the deployed model, without those of a head that cannot be traced."""
     try:
-        return cost_model(model, deployed, fused)
+        return cost_model(model, deployed, graph)
     except PruneError:
         if not _has_head(model):
             raise
     with _without_head(model):
-        return cost_model(model, deployed, fused)
+        return cost_model(model, deployed, graph)
 
 
 def _has_head(model: paddle.nn.Layer) -> bool:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PruneError
+from ..release import TREE_PACKAGE
+from .algorithms import require_prunable
 
 if TYPE_CHECKING:
     import paddle
 
-TREE_PACKAGE = "unstructured_paddleocr"  # a complete PaddleOCR tree from PyPI
+_SAID = 300  # characters of what PaddleOCR's code says when it fails
 
 
 def find_tree(start: Path | None = None) -> Path:
@@ -56,40 +57,33 @@ def is_tree(folder: Path) -> bool:
     return (folder / "tools" / "program.py").is_file() and (folder / "ppocr").is_dir()
 
 
-def tree_version(tree: Path) -> str | None:
-    """The version that a tree states of itself, or None where it states none."""
-    if tree.name == TREE_PACKAGE:
-        try:
-            return metadata.version(TREE_PACKAGE)
-        except metadata.PackageNotFoundError:
-            return None
-    for name in ("paddleocr.py", "paddleocr/__init__.py", "setup.py"):
-        try:
-            text = (tree / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        stated = re.search(
-            r"""^\s*(?:VERSION|__version__|version)\s*=\s*["']([\d.]+)["']""", text, re.M
-        )
-        if stated:
-            return stated.group(1)
-    return None
-
-
 def use_tree(tree: Path) -> None:
     """Make a tree's ``tools`` and ``ppocr`` the ones that are imported.
 
     Raises :class:`PruneError` where another tree's are imported already.
     """
-    imported = sys.modules.get("ppocr")
-    if imported is not None and imported.__file__ is not None:
-        other = Path(imported.__file__).resolve().parent.parent
-        if other != tree.resolve():
-            raise PruneError(f"{other} is in use already; a process works with one PaddleOCR tree.")
+    other = _imported_tree()
+    if other is not None and other != tree.resolve():
+        raise PruneError(f"{other} is in use already; a process works with one PaddleOCR tree.")
     path = str(tree)
     if path in sys.path:
         sys.path.remove(path)
     sys.path.insert(0, path)
+
+
+def tree_in_use() -> Path:
+    """The tree whose ``ppocr`` this process has imported, or else the one that would be found.
+
+    Raises :class:`PruneError` where there is none.
+    """
+    return _imported_tree() or find_tree()
+
+
+def _imported_tree() -> Path | None:
+    imported = sys.modules.get("ppocr")
+    if imported is None or imported.__file__ is None:
+        return None
+    return Path(imported.__file__).resolve().parent.parent
 
 
 def build_from_config(
@@ -99,44 +93,101 @@ def build_from_config(
 
     ``opts`` are ``key=value`` items as after PaddleOCR's ``-o``; ``tree`` is the PaddleOCR tree to
     use. Returns the model and the merged config. Raises :class:`PruneError` for a config that
-    cannot be read, an option of an unknown section, and a ``Prune`` section that is not valid.
+    cannot be read, an option of an unknown section, a ``Prune`` section that is not valid, a model
+    that is not for pruning, and one that PaddleOCR cannot build here.
     """
     use_tree(tree)
-    from ppocr.modeling.architectures import build_model
-    from ppocr.postprocess import build_post_process
-
     config = load_merged(config_path, opts)
     for key in ("Global", "Architecture"):
         if not isinstance(config.get(key), dict):
             raise PruneError(f"{config_path}: has no {key} section; is it a PaddleOCR config?")
-    if "PostProcess" in config:
-        try:
-            post_process = build_post_process(config["PostProcess"], config["Global"])
-        except OSError as error:  # the dictionary's path is relative to the working directory
-            raise PruneError(
-                f"{config_path}: cannot read {error.filename}. Paths in a config are relative to"
-                " the working directory, as for PaddleOCR's own tools."
-            ) from error
-        characters = getattr(post_process, "character", None)
-        if characters is not None:
-            set_out_channels(config, len(characters))
-    for part in (config["Architecture"].get("Models") or {}).values():
-        part.pop("pretrained", None)  # PaddleOCR would load it while it builds
-    model = build_model(config["Architecture"])
+    require_prunable(config, str(config_path))
+    _leave_weights_out(config["Architecture"])
+    try:
+        from ppocr.modeling.architectures import build_model
+        from ppocr.postprocess import build_post_process
+
+        if "PostProcess" in config:
+            with _reading_dictionaries(config, config_path):
+                post_process = build_post_process(config["PostProcess"], config["Global"])
+            characters = getattr(post_process, "character", None)
+            if characters is not None:
+                set_out_channels(config, len(characters))
+        model = build_model(config["Architecture"])
+    except PruneError:
+        raise
+    except ImportError as error:
+        raise _missing_package(config_path, error) from error
+    except Exception as error:  # of any code of PaddleOCR's
+        said = " ".join(str(error).split())[:_SAID] or "no reason given"
+        raise PruneError(
+            f"{config_path}: PaddleOCR's own code cannot build this model here; it says"
+            f" {type(error).__name__}: {said}"
+        ) from error
     model.train()
     return model, config
 
 
+def _leave_weights_out(architecture: dict[str, Any]) -> None:
+    """Keep PaddleOCR from loading or downloading weights while it builds."""
+    for part in (architecture, *(architecture.get("Models") or {}).values()):
+        part.pop("pretrained", None)
+        backbone = part.get("Backbone")
+        if isinstance(backbone, dict) and backbone.get("pretrained"):
+            backbone["pretrained"] = False
+
+
+@contextmanager
+def _reading_dictionaries(config: Mapping[str, Any], path: str | Path) -> Iterator[None]:
+    """Name the dictionary that a post-process cannot read; not all of them say it themselves."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        missing = [
+            f"{section}.{key}: {value}"
+            for section, keys in (("Global", ("character_dict_path",)), ("PostProcess", None))
+            for key, value in (config.get(section) or {}).items()
+            if (key in keys if keys else key.endswith("_path"))
+            if isinstance(value, str) and not Path(value).exists()
+        ]
+        if not missing and isinstance(error, OSError) and error.filename:
+            missing = [str(error.filename)]
+        if not missing:
+            raise
+        raise PruneError(
+            f"{path}: cannot read {', '.join(missing)}. Paths in a config are relative to the"
+            " working directory, as for PaddleOCR's own tools."
+        ) from error
+
+
+def _missing_package(path: str | Path, error: ImportError) -> PruneError:
+    package = (error.name or "").partition(".")[0] or "that it names"
+    return PruneError(
+        f"{path}: PaddleOCR's code needs the package {package}, which cannot be imported"
+        f" ({error}). Install it to work with this config."
+    )
+
+
 def load_merged(config_path: str | Path, opts: list[str]) -> dict[str, Any]:
     """Read a YAML and merge ``key=value`` options with the functions of the tree in use."""
-    from tools import program
+    import yaml
 
     from ..patches import config as hook
 
     path = Path(config_path)
     if path.suffix not in (".yml", ".yaml") or not path.is_file():
         raise PruneError(f"{path}: there is no such .yml file.")
-    config = program.load_config(str(path))
+    try:
+        from tools import program
+    except ImportError as error:
+        raise _missing_package(path, error) from error
+    try:
+        config = program.load_config(str(path))
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise PruneError(f"{path}: is not a YAML file that can be read: {said}") from error
     if not isinstance(config, dict):
         raise PruneError(f"{path}: is not a mapping of sections; is it a PaddleOCR config?")
     options = parse_options(opts)

@@ -7,6 +7,7 @@ What a stock run sees of this is nothing: a config without a ``Prune`` section, 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from argparse import Namespace
@@ -20,13 +21,11 @@ from ...errors import PruneError, exit_on_error
 from ...section import PruneSection, parse_section
 from .. import finder
 from ..adapters.sub_models import check_models
-from ..points import missing_hook_points, require_hook_points
-from ..request import section_requested
+from ..points import TABLE, pruned_weights, require_fitting
+from ..request import warn_of_near_names
 
 # The value of export_model.py's --prune-plan: an existing .json file, or None.
 prune_plan_file: str | None = None
-
-_NAMES = ("load_config", "merge_config", "ArgsParser")
 
 
 @dataclass
@@ -34,7 +33,8 @@ class _State:
     """What is known of this process's configuration so far."""
 
     watching: bool = False  # merge_config is wrapped
-    pruning: bool | None = None  # None until merge_config was called
+    training: bool = False  # the tool has said that it is going to train
+    involved: bool | None = None  # None until merge_config was called
     config_path: str | None = None
     config: Mapping[str, Any] | None = None  # as the tool has it, once merged
     options: list[str] = field(default_factory=list)  # keys of -o that are ours
@@ -43,32 +43,28 @@ class _State:
 _state = _State()
 
 
-@exit_on_error
 def patch(module: ModuleType) -> None:
     """Wrap ``load_config``, ``merge_config`` and ``ArgsParser`` of ``tools.program``."""
     tree = Path(module.__file__ or ".").resolve().parent.parent
-    missing = [name for name in _NAMES if not hasattr(module, name)]
-    if missing and section_requested(sys.argv):
-        raise missing_hook_points(tree, [f"{module.__name__}.{name}" for name in missing])
-    if "load_config" not in missing:
-        module.load_config = _wrap_load_config(module.load_config)  # type: ignore[attr-defined]
-    if "merge_config" not in missing:
-        module.merge_config = _wrap_merge_config(  # type: ignore[attr-defined]
-            module.merge_config, tree
-        )
-        _state.watching = True
-    if "ArgsParser" not in missing and os.path.basename(sys.argv[0]) == "export_model.py":
-        _add_prune_plan_option(module.ArgsParser)
+    wrapped: Any = module
+    wrapped.load_config = _wrap_load_config(wrapped.load_config)
+    wrapped.merge_config = _wrap_merge_config(wrapped.merge_config, tree)
+    _state.watching = True
+    if hasattr(module, "preprocess"):
+        wrapped.preprocess = _wrap_preprocess(wrapped.preprocess)
+    if os.path.basename(sys.argv[0]) == "export_model.py":
+        _add_prune_plan_option(wrapped.ArgsParser)
 
 
 def is_watching() -> bool:
     """Whether a failed hook will be noticed here once the config is merged."""
-    return _state.watching and _state.pruning is None
+    return _state.watching and _state.involved is None
 
 
-def is_pruning() -> bool | None:
-    """Whether the merged config has an enabled section; None before it is merged."""
-    return _state.pruning
+def involves_pruning() -> bool | None:
+    """Whether the merged config has an enabled section or names pruned weights; None before it is
+    merged."""
+    return _state.involved
 
 
 def merged_config() -> Mapping[str, Any] | None:
@@ -76,15 +72,27 @@ def merged_config() -> Mapping[str, Any] | None:
     return _state.config
 
 
-def current_section(config: Mapping[str, Any], source: str | None = None) -> PruneSection | None:
+def is_training() -> bool:
+    """Whether the tool has said that it is going to train; False as long as it has not."""
+    return _state.training
+
+
+def current_section(
+    config: Mapping[str, Any], source: str | None = None, prunes: bool = False
+) -> PruneSection | None:
     """The section of a merged config, checked; None where there is none or it is disabled.
 
-    ``source`` names where it was written, by default the file that the tool loaded. Raises
-    :class:`PruneError` for a section that is not valid.
+    Args:
+        config: the merged config.
+        source: where the section is written, for messages; by default what the tool loaded.
+        prunes: the model is to be pruned by the section, so that it has to say how much.
+
+    Raises:
+        PruneError: the section is not valid.
     """
     if not isinstance(config, Mapping) or "Prune" not in config:
         return None
-    section = parse_section(config["Prune"], source or section_source())
+    section = parse_section(config["Prune"], source or section_source(), prunes)
     return section if section.enable else None
 
 
@@ -126,6 +134,19 @@ def _wrap_load_config(original: Any) -> Any:
     return load_config
 
 
+def _wrap_preprocess(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def preprocess(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        _state.training = bool(call.arguments.get("is_train"))
+        return original(*args, **kwargs)
+
+    return preprocess
+
+
 def _wrap_merge_config(original: Any, tree: Path) -> Any:
     # preprocess() calls it twice, the second time with the profiler's options.
     @functools.wraps(original)
@@ -144,14 +165,17 @@ def _wrap_merge_config(original: Any, tree: Path) -> Any:
 
 def _check(config: Any, tree: Path) -> None:
     """Everything that can be wrong before any work is done."""
-    section = current_section(config)
-    _state.pruning = section is not None
-    if section is None:
-        return
-    if isinstance(config.get("Architecture"), Mapping):
-        check_models(section, config, section_source())
-    require_hook_points(tree)
-    if finder.failures:
+    section = current_section(config, prunes=_state.training)
+    warn_of_near_names(config, _state.config_path or "the config")
+    weights = pruned_weights([config.get(key) for key in ("Global", "Architecture")])
+    _state.involved = section is not None or weights is not None
+    if section is not None:
+        if isinstance(config.get("Architecture"), Mapping):
+            check_models(section, config, section_source())
+        require_fitting(tree)
+    elif weights is not None:
+        require_fitting(tree, [point for point in TABLE if point.loading])
+    if _state.involved and finder.failures:
         raise PruneError(finder.describe_failures()) from finder.failures[-1][1]
 
 

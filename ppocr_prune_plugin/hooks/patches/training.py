@@ -9,33 +9,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ... import surgery
 from ...errors import PruneError, exiting_on_error
 from ...gradients import Array, batch_gradients
+from ...holders import Holders, renew_reducer
 from ...network import Network
 from ...plan import PruningPlan
 from ...report.lines import summary
 from ...section import PruneSection
 from ...sensitivity.team import Team
 from ...workflow import PruningRun
-from ..adapters.calibration_batches import calibration_batches, few_pictures
+from ..adapters.calibration_batches import calibration_batches, few_images
 from ..adapters.calls import training_forward
 from ..adapters.evaluation import PaddleOCREvaluation
 from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
 from ..adapters.ranks import gather
+from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, Part, arguments_of, combined, families, parts_of
-from ..adapters.tree import tree_version
+from ..release import release_of
 from . import config as config_hook
 from .weights import remember_parts
 
 PLAN_FILE = "plan.prune.json"
 
+# Arguments of program.train that are data, text or the network itself; any other, those of later
+# releases too, is searched for what it holds of the network's parameters.
+_NO_HOLDERS = frozenset(
+    {
+        *("config", "train_dataloader", "valid_dataloader", "device", "model"),
+        *("pre_best_model_dict", "logger", "log_writer", "step_pre_epoch"),
+    }
+)
+
 
 def patch(module: ModuleType) -> None:
-    """Wrap ``train``; the config hook reports a tree without it."""
-    if not hasattr(module, "train"):
-        return
+    """Wrap ``train``."""
     module.train = _wrap_train(module.train, module)  # type: ignore[attr-defined]
 
 
@@ -48,7 +58,9 @@ def _wrap_train(original: Any, module: ModuleType) -> Any:
         call.apply_defaults()
         arguments = call.arguments
         with exiting_on_error():
-            section = config_hook.current_section(arguments["config"])
+            section = config_hook.current_section(arguments["config"], prunes=True)
+            if plan_of(arguments["model"]) is not None:  # it was rebuilt while it was loaded
+                _holders(arguments).renew()
             go_on = section is None or _prune(module, section, arguments)
         return original(*call.args, **call.kwargs) if go_on else None
 
@@ -68,6 +80,9 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     chosen = [part for family in found for part in family.members]
     _require_unpruned(chosen, settings)
     _require_trained(section, chosen, settings, source)
+    if not section.dry_run:
+        _require_epochs(settings, arguments["pre_best_model_dict"])
+    holders = _holders(arguments)
     if section.sensitivity.file is not None and len(found) > 1:
         raise PruneError(
             f"{source}: Prune.sensitivity.file is one file, but "
@@ -76,7 +91,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
         )
     folder = Path(settings["save_model_dir"]) / "prune"
     with full_precision(inner(model)), dynamic_forward(inner(model), config, logger):
-        plans = _prune_families(module, found, arguments, folder)
+        plans, masks = _prune_families(module, found, arguments, folder)
     whole = combined(plans)
     assert whole is not None
     if len(chosen) > 1 or chosen[0].name:
@@ -85,6 +100,8 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if section.dry_run:
         logger.info(f"prune: dry run; the plan is in {folder / PLAN_FILE}")
         return False
+    holders.cut(masks)
+    renew_reducer(model)
     for part in chosen:
         set_plan(part.model, plans[part.name])
     remember_parts(model, parts_of(config, model))
@@ -98,9 +115,10 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
 
 def _prune_families(
     module: ModuleType, found: Sequence[Family], arguments: Mapping[str, Any], folder: Path
-) -> dict[str, PruningPlan]:
-    """Prune every network of every family; plans by name."""
+) -> tuple[dict[str, PruningPlan], surgery.Masks]:
+    """Prune every network of every family: plans by name, and what stays of the whole model."""
     plans: dict[str, PruningPlan] = {}
+    masks: surgery.Masks = {}
     networks = Networks()
     for family in found:
         widths: Mapping[str, int] | None = None
@@ -110,7 +128,14 @@ def _prune_families(
                 module, family.section, part, network, arguments, folder, widths
             )
             widths = plans[part.name].kept_channels()
-    return plans
+            for name, axes in surgery.kept_masks(network.graph, plans[part.name].groups).items():
+                masks[part.prefix + name] = axes
+    return plans, masks
+
+
+def _holders(arguments: Mapping[str, Any]) -> Holders:
+    roots = {name: value for name, value in arguments.items() if name not in _NO_HOLDERS}
+    return Holders(inner(arguments["model"]), roots)
 
 
 def _prune_part(
@@ -137,23 +162,34 @@ def _prune_part(
         else None
     )
     try:
+        batches = calibration_batches(whole, section.bn_batches, batches_folder, team)
+
+        def settings(looks: bool) -> dict[str, str]:
+            found = measured_settings(arguments["config"], _versions(module), batches)
+            if looks:
+                seen = calibration_batches(whole, _for_gradients(section), batches_folder, team)
+                found.update(gradient_settings(whole["config"], seen))
+            return found
+
         return PruningRun(
             network,
             section,
             source,
             evaluation,
             [
-                functools.partial(training_forward, part.model, few_pictures(batch), part.config)
-                for batch in calibration_batches(whole, section.bn_batches, batches_folder, team)
+                functools.partial(training_forward, part.model, few_images(batch), part.config)
+                for batch in batches
             ],
             functools.partial(_gradients, section, part, whole, batches_folder, team),
             folder,
             logger,
             _versions(module),
+            settings,
             team,
             widths,
-        ).run(whole["optimizer"])
+        ).run()
     finally:
+        team.close()
         if evaluation is not None:
             evaluation.close()
 
@@ -163,7 +199,7 @@ def _gradients(
 ) -> list[dict[str, Array]]:
     """Gradients of the training loss, for each calibration batch by itself; at least for one."""
     model, config = inner(arguments["model"]), arguments["config"]
-    batches = calibration_batches(arguments, max(section.bn_batches, 1), folder, team)
+    batches = calibration_batches(arguments, _for_gradients(section), folder, team)
 
     def loss(batch: Any) -> Any:
         return arguments["loss_class"](training_forward(model, batch, config), batch)["loss"]
@@ -180,9 +216,14 @@ def _gradients(
     ]
 
 
+def _for_gradients(section: PruneSection) -> int:
+    """Number of batches that gradients are taken on."""
+    return max(section.bn_batches, 1)
+
+
 def _versions(program: ModuleType) -> dict[str, str]:
     tree = Path(program.__file__ or ".").resolve().parent.parent
-    return {"PaddleOCR": tree_version(tree) or "version not stated"}
+    return {"PaddleOCR": str(release_of(tree))}
 
 
 def _require_unpruned(parts: Sequence[Part], settings: Mapping[str, Any]) -> None:
@@ -200,6 +241,25 @@ def _require_unpruned(parts: Sequence[Part], settings: Mapping[str, Any]) -> Non
             "Global.checkpoints; to prune more, start from the unpruned weights with a larger "
             "target."
         )
+
+
+def _require_epochs(settings: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Refuse a run that would be analysed and pruned and then train no epoch."""
+    epochs, start = settings["epoch_num"], loaded.get("start_epoch", 1)
+    if start <= epochs:
+        return
+    done = settings.get("checkpoints")
+    if done:
+        raise PruneError(
+            f"Global.checkpoints: {done} has trained {start - 1} epochs and Global.epoch_num is "
+            f"{epochs}, so that nothing would be trained after pruning. To begin at epoch 1 with "
+            f"its weights set Global.pretrained_model={done} and leave Global.checkpoints empty; "
+            f"to go on, set Global.epoch_num above {start - 1}."
+        )
+    raise PruneError(
+        f"Global.epoch_num is {epochs}, so that nothing would be trained after pruning. Set it to "
+        "1 or more, or Prune.dry_run=true to see what pruning would do."
+    )
 
 
 def _require_trained(

@@ -1,0 +1,112 @@
+"""How much the readers of a channel lose when it goes and the others make up for it.
+
+The optimal brain surgeon (Hassibi and Stork, 1993) on whole channels: when channel ``c`` goes and
+the weights on the others are adjusted, the squared error of a reader's outputs grows by
+``|W_c|^2 / (G^-1)_cc``, with ``G`` the second moment of what it reads. Channels go one after
+another, each time the cheapest, and what is left is adjusted before the next one is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import PruneError
+from ..graph.groups import ChannelGroup
+from ..moments import Reader, ReadMoments
+from .interface import Arrays, Context
+
+Array = npt.NDArray[Any]
+
+# Share of the mean variance that keeps the inverse of a moment from running away.
+_RIDGE = 1e-3
+# Wide groups lose several channels at a time, so that at most so many steps are made.
+_STEPS = 512
+
+
+class Obs:
+    """Scores are the order in which channels go; the last ones to go score highest."""
+
+    def __init__(self) -> None:
+        self._read: ReadMoments | None = None
+
+    def prepare(self, context: Context) -> None:
+        """Take the moments of the unpruned network.
+
+        Raises:
+            PruneError: there are no images to take them on.
+        """
+        self._read = context.moments()
+        if not any(moments.usable for moments in self._read.moments.values()):
+            raise PruneError(
+                "Prune.criterion is obs, which looks at what the network computes on training "
+                "images, and there are none. Fill the Train section (and let Prune.bn_batches be "
+                "1 or more), or take Prune.criterion: fpgm."
+            )
+
+    def importance(self, group: ChannelGroup, arrays: Arrays) -> Array:
+        """Order in which the channels of a group go, ``[group.size]``."""
+        assert self._read is not None, "prepare() comes first"
+        readers = [
+            _Layer(reader, member.indices, self._read, arrays)
+            for reader in self._read.readers
+            for member in group.members
+            if (member.parameter, member.axis) == (reader.weight, reader.axis)
+            and reader.weight in self._read.moments
+            and self._read.moments[reader.weight].usable
+        ]
+        size = group.size
+        scores = np.zeros(size)
+        if not readers:  # nothing that was seen reads them: by what makes them
+            for member in group.producers:
+                weight = np.moveaxis(arrays[member.parameter], member.axis, 0)[member.indices]
+                scores += np.abs(weight.astype(np.float64)).reshape(size, -1).sum(axis=1)
+            return scores
+        alive = np.ones(size, dtype=np.bool_)
+        at_once = -(-size // _STEPS)
+        while alive.any():
+            costs = np.where(alive, sum(reader.costs() for reader in readers), np.inf)
+            for channel in np.argsort(costs, kind="stable")[: min(at_once, int(alive.sum()))]:
+                scores[channel] = size - alive.sum()
+                alive[channel] = False
+                for reader in readers:
+                    reader.remove(int(channel))
+        return scores
+
+
+class _Layer:
+    """One reader: its weight ``[outputs and taps, inputs]`` and the inverse moment of its inputs,
+    kept up to date while channels go."""
+
+    def __init__(self, reader: Reader, indices: Array, read: ReadMoments, arrays: Arrays) -> None:
+        _, moment = read.moments[reader.weight].about(bool(reader.bias))
+        weight = np.moveaxis(arrays[reader.weight].astype(np.float64), reader.axis, -1)
+        self._weight = weight.reshape(-1, weight.shape[-1])
+        self._indices = indices
+        ridge = _RIDGE * (float(np.diag(moment).mean()) or 1.0)
+        self._inverse = np.linalg.inv(moment + ridge * np.eye(len(moment)))
+        # Errors count as shares of what the layer gives, so that readers can be added up.
+        self._scale = float(((self._weight @ moment) * self._weight).sum()) or 1.0
+
+    def costs(self) -> Array:
+        """Growth of the error for each channel of the group."""
+        diagonal = np.diag(self._inverse)
+        gone = diagonal <= 0
+        each = np.square(self._weight).sum(axis=0) / np.where(gone, 1.0, diagonal)
+        each[gone] = 0.0
+        costs: Array = each[self._indices].sum(axis=1) / self._scale
+        return costs
+
+    def remove(self, channel: int) -> None:
+        """Let a channel go, at all of its places, and adjust the rest."""
+        for place in self._indices[channel].reshape(-1):
+            pivot = self._inverse[place, place]
+            if pivot <= 0:
+                continue
+            row = self._inverse[place] / pivot
+            self._weight = self._weight - np.outer(self._weight[:, place], row)
+            self._inverse = self._inverse - np.outer(self._inverse[:, place], row)
+            self._weight[:, place] = 0.0
+            self._inverse[place, :] = self._inverse[:, place] = 0.0

@@ -1,0 +1,545 @@
+"""Fold what is linear around convolutions and linear layers into them, exactly.
+
+Batch norms, scales and shifts that follow such a layer become part of its weight and bias. A scale
+that comes before such layers is multiplied into their weights, through what it commutes with; a
+shift is added to their biases, unless they pad with zeros, which it does not reach: there it stays
+one addition. Works on the graph of an exported program, by kind of operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .program_file import Array, Node, ProgramFile, load_program, users_of
+
+_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
+_POOLS = ("pool2d",)
+_RESIZES = ("nearest_interp", "bilinear_interp")
+# They commute with a scale that is positive.
+_HOMOGENEOUS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
+# A scale nearer to zero is not divided by.
+_TINY = 1e-6
+# How operations that folding removes are called in messages.
+_NAMED = {
+    "batch_norm_": "batch norms",
+    "multiply": "multiplications",
+    "add": "additions",
+    "scale": "scales",
+}
+
+
+@dataclass(frozen=True)
+class Folded:
+    """How many operations a program had before and after, by kind, without parameters."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+
+    def __str__(self) -> str:
+        gone = {name: count - self.after.get(name, 0) for name, count in self.before.items()}
+        named = (f"{gone[name]} {word}" for name, word in _NAMED.items() if gone.get(name, 0) > 0)
+        return ", ".join(named) or "nothing"
+
+
+def fold(source: Path, target: Path) -> Folded:
+    """Read an exported program and write it folded; both paths are without extensions.
+
+    Raises:
+        PruneError: the program cannot be read.
+    """
+    program = load_program(source)
+    before = _counts(program)
+    fold_program(program)
+    program.save(target)
+    return Folded(before, _counts(program))
+
+
+def fold_program(program: ProgramFile) -> None:
+    """The same in memory. Only float32 is folded; other parts stay as they are."""
+    folder = _Folder(program)
+    while folder.step():
+        pass
+
+
+def _counts(program: ProgramFile) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for node in program.nodes:
+        if program.parameter_name(node) is None:
+            found[node.name] = found.get(node.name, 0) + 1
+    return found
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A convolution or matrix product with a constant weight.
+
+    ``outer`` and ``inner`` are the weight's axes of outputs and inputs; ``axis`` is that of the
+    channels in what it reads and gives; ``uniform``: a constant input gives a constant output.
+    """
+
+    node: Node
+    outer: int
+    inner: int
+    groups: int
+    axis: int
+    uniform: bool
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """``data * scale + shift``; the constants broadcast against the data."""
+
+    node: Node
+    data: int
+    scale: Array
+    shift: Array
+
+
+@dataclass
+class _Absorbed:
+    """What has to be changed for an operation to be left out."""
+
+    changes: list[Callable[[], None]] = field(default_factory=list)
+    visited: set[int] = field(default_factory=set)
+
+
+class _Folder:
+    def __init__(self, program: ProgramFile) -> None:
+        self.program = program
+        self.new_names = 0
+        self._index()
+
+    def _index(self) -> None:
+        self.users = users_of(self.program.nodes)
+        self.makers = {v: node for node in self.program.nodes for v in node.outputs}
+
+    # -- what the program says ------------------------------------------------------------------
+
+    def constant(self, value: int) -> Array | None:
+        """A value that no input changes, as an array; None for others."""
+        node = self.makers.get(value)
+        if node is None:
+            return None
+        name = self.program.parameter_name(node)
+        if name is not None:
+            return self.program.parameters[name]
+        if node.name in ("full", "full_int_array"):
+            number = node.attribute("value")
+            if number is None:
+                return None
+            shape = self.program.shapes[value]
+            dtype = "float32" if self.program.types.get(value) == "0.t_f32" else "int64"
+            array = np.asarray(number, dtype)
+            return np.full(shape, array) if array.ndim == 0 else array
+        if node.name == "reshape":
+            source, sizes = self.constant(node.inputs[0]), self.constant(node.inputs[1])
+            if source is None or sizes is None:
+                return None
+            return source.reshape([int(size) for size in sizes])
+        return None
+
+    def linear(self, node: Node) -> _Linear | None:
+        """The node as a linear layer with a float32 weight of its own; None where it is none."""
+        if len(node.inputs) < 2 or self._weight(node) is None:
+            return None
+        if node.name in _CONVOLUTIONS or node.name == "conv2d_transpose":
+            if node.attribute("data_format") not in ("NCHW", "AnyLayout"):
+                return None
+            groups = int(node.attribute("groups", 1))
+            if node.name == "conv2d_transpose":
+                return _Linear(node, 1, 0, groups, 1, False) if groups == 1 else None
+            return _Linear(node, 0, 1, groups, 1, self._unpadded(node))
+        if node.name == "matmul" and not node.attribute("transpose_x", False):
+            weight = self._weight(node)
+            rank = len(self.program.shapes[node.inputs[0]])
+            if weight is not None and weight.ndim == 2 and rank >= 2:
+                outer = 0 if node.attribute("transpose_y", False) else 1
+                return _Linear(node, outer, 1 - outer, 1, rank - 1, True)
+        return None
+
+    def _weight(self, node: Node) -> Array | None:
+        maker = self.makers.get(node.inputs[1])
+        name = self.program.parameter_name(maker) if maker is not None else None
+        if name is None or self.program.parameters[name].dtype != np.float32:
+            return None
+        return self.program.parameters[name]
+
+    @staticmethod
+    def _unpadded(node: Node) -> bool:
+        explicit = node.attribute("padding_algorithm") in ("EXPLICIT", "VALID")
+        valid = node.attribute("padding_algorithm") == "VALID"
+        return explicit and (valid or not any(node.attribute("paddings", [1])))
+
+    def affine(self, node: Node) -> _Affine | None:
+        """The node as a scale and a shift of its only operand that is not constant."""
+        one, zero = np.ones((), np.float64), np.zeros((), np.float64)
+        if node.name in ("add", "add_", "subtract", "multiply", "multiply_", "divide"):
+            constants = [self.constant(value) for value in node.inputs]
+            if (constants[0] is None) == (constants[1] is None):
+                return None
+            place = 0 if constants[0] is None else 1
+            array = constants[1 - place]
+            assert array is not None
+            if array.dtype != np.float32:
+                return None
+            number, kind = array.astype(np.float64), node.name.strip("_")
+            if kind == "add":
+                return _Affine(node, node.inputs[place], one, number)
+            if kind == "multiply":
+                return _Affine(node, node.inputs[place], number, zero)
+            if kind == "subtract":
+                sign = 1.0 if place == 0 else -1.0
+                return _Affine(node, node.inputs[place], one * sign, -sign * number)
+            if place == 0 and np.abs(number).min() > _TINY:
+                return _Affine(node, node.inputs[place], 1 / number, zero)
+            return None
+        if node.name.strip("_") == "scale" and self.constant(node.inputs[1]) is not None:
+            if self.program.types.get(node.inputs[0]) != "0.t_f32":
+                return None
+            factor = np.asarray(self.constant(node.inputs[1]), np.float64).reshape(())
+            shift = np.asarray(node.attribute("bias", 0.0), np.float64)
+            after = node.attribute("bias_after_scale", True)
+            return _Affine(node, node.inputs[0], factor, shift if after else shift * factor)
+        if node.name == "batch_norm_" and len(node.inputs) == 5:
+            return self._batch_norm(node)
+        return None
+
+    def _batch_norm(self, node: Node) -> _Affine | None:
+        frozen = node.attribute("is_test", False) or node.attribute("use_global_stats", False)
+        numbers = [self.constant(value) for value in node.inputs[1:]]
+        rank = len(self.program.shapes[node.inputs[0]])
+        first = node.attribute("data_format") in ("NCHW", "NCL", "NC") or rank == 2
+        if not frozen or not first or any(value in self.users for value in node.outputs[1:]):
+            return None
+        if any(array is None or array.dtype != np.float32 for array in numbers):
+            return None
+        mean, variance, scale, bias = (
+            np.asarray(array, np.float64).reshape([-1, *[1] * (rank - 2)]) for array in numbers
+        )
+        factor = scale / np.sqrt(variance + float(node.attribute("epsilon")))
+        return _Affine(node, node.inputs[0], factor, bias - mean * factor)
+
+    def along(self, array: Array, value: int, axis: int) -> Array | None:
+        """A constant as one number for each channel of a value; None where it is something else."""
+        shape = self.program.shapes[value]
+        own = (1,) * (len(shape) - array.ndim) + array.shape
+        if len(own) != len(shape) or any(size != 1 for k, size in enumerate(own) if k != axis):
+            return None
+        if own[axis] not in (1, shape[axis]) or shape[axis] < 1:
+            return None
+        return np.broadcast_to(array.reshape(-1), (shape[axis],)).astype(np.float64)
+
+    def only_user(self, value: int) -> Node | None:
+        users = self.users.get(value, [])
+        return users[0][0] if len(users) == 1 else None
+
+    # -- one change after another ---------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Make one change; False where nothing is left to fold."""
+        for node in self.program.nodes:
+            affine = self.affine(node)
+            if affine is not None and (self._behind(affine) or self._ahead(affine)):
+                self.remove_unused()  # what is replaced still reads what it did
+                return True
+        return False
+
+    def _behind(self, affine: _Affine) -> bool:
+        """Fold into the linear layer that makes the operand."""
+        if self.only_user(affine.data) is not affine.node:
+            return False
+        maker = self.makers.get(affine.data)
+        bias = self.affine(maker) if maker is not None else None
+        start = affine.data
+        if bias is not None and bool(np.all(bias.scale == 1)):
+            if self.only_user(bias.data) is not bias.node:
+                return False
+            maker, start = self.makers.get(bias.data), bias.data
+        else:
+            bias = None
+        layer = self.linear(maker) if maker is not None else None
+        if layer is None or (bias is None and bool(np.all(affine.scale == 1))):
+            return False  # the latter is a bias already
+        scale = self.along(np.asarray(affine.scale), start, layer.axis)
+        shift = self.along(np.asarray(affine.shift), start, layer.axis)
+        old = self.along(np.asarray(bias.shift), start, layer.axis) if bias is not None else 0.0
+        if scale is None or shift is None or old is None:
+            return False
+        self._scale_weight(layer, scale, layer.outer)
+        self._set_shift(affine.node, start, old * scale + shift, layer.axis)
+        return True
+
+    def _ahead(self, affine: _Affine) -> bool:
+        """Fold into everything that reads the result."""
+        output = affine.node.outputs[0]
+        for scale, shift in ((affine.scale, None), (None, affine.shift)):
+            # One of the two; where an operation has both, it is taken apart by `_behind` alone.
+            other_idle = np.all(affine.shift == 0) if shift is None else np.all(affine.scale == 1)
+            if not bool(other_idle):
+                continue
+            found = _Absorbed()
+            done = (
+                self._absorb_scale(output, np.asarray(scale), found)
+                if shift is None
+                else self._absorb_shift(output, np.asarray(shift), found)
+            )
+            if done:
+                for change in found.changes:
+                    change()
+                self._bypass(affine)
+                return True
+        return False
+
+    def _absorb_scale(self, value: int, scale: Array, found: _Absorbed) -> bool:
+        """Whether all that reads a value can do with the value divided by ``scale``."""
+        if np.abs(scale).min() < _TINY or not self.users.get(value):
+            return False
+        for user, place in self.users[value]:
+            layer = self.linear(user)
+            affine = self.affine(user)
+            if layer is not None and place == 0:
+                own = self.along(scale, value, layer.axis)
+                if own is None:
+                    return False
+                found.changes.append(partial(self._scale_inputs, layer, own))
+                continue
+            if id(user) in found.visited:
+                return False  # it would be scaled twice
+            found.visited.add(id(user))
+            output = user.outputs[0] if user.outputs else -1
+            if affine is not None and user.name.strip("_") in ("add", "multiply"):
+                if user.name.startswith("add"):
+                    divided = affine.shift / scale
+                    found.changes.append(partial(self._replace_constant, user, 1 - place, divided))
+                inside: Array | None = scale
+            elif user.name.strip("_") == "multiply":
+                inside = scale
+            else:
+                inside = self._through(user, value, scale, 1.0, bool((scale > 0).all()))
+                if user.name == "combine":
+                    output = self._concatenated(user)
+            if inside is None or not self._absorb_scale(output, inside, found):
+                return False
+        return True
+
+    def _absorb_shift(self, value: int, shift: Array, found: _Absorbed) -> bool:
+        """Whether all that reads a value can do with the value less ``shift``."""
+        if not self.users.get(value):
+            return False
+        for user, place in self.users[value]:
+            layer = self.linear(user)
+            affine = self.affine(user)
+            if layer is not None and place == 0:
+                own = self.along(shift, value, layer.axis)
+                if own is None or not layer.uniform:
+                    return False
+                found.changes.append(partial(self._shift_inputs, layer, own))
+                continue
+            if id(user) in found.visited:
+                return False  # it would be shifted twice
+            found.visited.add(id(user))
+            output = user.outputs[0] if user.outputs else -1
+            if affine is not None and user.name.strip("_") in ("add", "multiply"):
+                inside: Array | None = shift * affine.scale
+            elif user.name.strip("_") == "add" and self._same_shape(user):
+                inside = shift
+            else:
+                inside = self._through(user, value, shift, 0.0, False)
+                if user.name == "combine":
+                    output = self._concatenated(user)
+            if inside is None or not self._absorb_shift(output, inside, found):
+                return False
+        return True
+
+    def _same_shape(self, node: Node) -> bool:
+        shapes = [self.program.shapes[value] for value in (*node.inputs, *node.outputs)]
+        return len({len(shape) for shape in shapes}) == 1 and len({s[1:2] for s in shapes}) == 1
+
+    def _through(
+        self, user: Node, value: int, array: Array, idle: float, positive: bool
+    ) -> Array | None:
+        """The constant behind an operation that it commutes with; None for other operations."""
+        rank = len(self.program.shapes[value])
+        if user.name in _HOMOGENEOUS:
+            return array if positive else None
+        if user.name in _POOLS:
+            average = user.attribute("pooling_type") == "avg"
+            if not average and not positive and idle:
+                return None  # the largest of negative multiples is another one
+            whole = user.attribute("exclusive", False) or not any(user.attribute("paddings", [0]))
+            if idle == 0.0 and average and not (whole or user.attribute("global_pooling", False)):
+                return None
+            return array if rank == 4 and self.along(array, value, 1) is not None else None
+        if user.name in _RESIZES:
+            return array if rank == 4 and self.along(array, value, 1) is not None else None
+        if user.name == "combine":
+            concat = self.only_user(user.outputs[0])
+            axis = self.constant(concat.inputs[1]) if concat is not None else None
+            if concat is None or concat.name != "concat" or axis is None:
+                return None
+            own = self.along(array, value, int(axis.reshape(())) % rank)
+            if own is None or int(axis.reshape(())) % rank != 1:
+                return None
+            pieces = []
+            for operand in user.inputs:
+                size = self.program.shapes[operand][1]
+                pieces.append(own if operand == value else np.full(size, idle))
+            if user.inputs.count(value) != 1 or sum(map(len, pieces)) < 1:
+                return None
+            return np.concatenate(pieces).reshape([-1, *[1] * (rank - 2)])
+        return None
+
+    def _concatenated(self, combine: Node) -> int:
+        concat = self.only_user(combine.outputs[0])
+        return concat.outputs[0] if concat is not None and concat.outputs else -1
+
+    # -- changes --------------------------------------------------------------------------------
+
+    def _scale_weight(self, layer: _Linear, vector: Array, axis: int) -> None:
+        weight = self._weight(layer.node)
+        assert weight is not None
+        shape = [1] * weight.ndim
+        shape[axis] = -1
+        self._set_weight(layer.node, weight * vector.reshape(shape))
+
+    def _scale_inputs(self, layer: _Linear, vector: Array) -> None:
+        weight = self._weight(layer.node)
+        assert weight is not None
+        self._set_weight(layer.node, weight * self._per_weight(layer, weight, vector))
+
+    def _shift_inputs(self, layer: _Linear, vector: Array) -> None:
+        weight = self._weight(layer.node)
+        assert weight is not None
+        products = weight.astype(np.float64) * self._per_weight(layer, weight, vector)
+        added = products.sum(axis=tuple(k for k in range(weight.ndim) if k != layer.outer))
+        output = layer.node.outputs[0]
+        user = self.only_user(output)
+        bias = self.affine(user) if user is not None else None
+        old = (
+            self.along(np.asarray(bias.shift), output, layer.axis)
+            if bias is not None and bool(np.all(bias.scale == 1))
+            else None
+        )
+        if user is not None and old is not None:
+            self._set_shift(user, output, old + added, layer.axis)
+        else:
+            self._insert_shift(layer, added)
+
+    @staticmethod
+    def _per_weight(layer: _Linear, weight: Array, vector: Array) -> Array:
+        """A number for each input channel, laid out like the weight."""
+        if layer.groups == 1:
+            shape = [1] * weight.ndim
+            shape[layer.inner] = -1
+            return vector.reshape(shape)
+        outputs, inputs = weight.shape[:2]
+        group = np.arange(outputs) // (outputs // layer.groups)
+        rows = vector[group[:, None] * inputs + np.arange(inputs)[None, :]]
+        return rows.reshape(outputs, inputs, *[1] * (weight.ndim - 2))
+
+    def _set_weight(self, node: Node, array: Array) -> None:
+        maker = self.makers[node.inputs[1]]
+        name = self.program.parameter_name(maker)
+        assert name is not None
+        array = array.astype(np.float32)
+        if len(self.users[maker.outputs[0]]) == 1:
+            self.program.parameters[name] = array
+            return
+        new = self._parameter(array)
+        node.inputs[1] = new.outputs[0]
+        self._index()
+
+    def _set_shift(self, node: Node, data: int, vector: Array, axis: int) -> None:
+        """Make a node ``data + vector``."""
+        made, value = self._constant_nodes(vector, len(self.program.shapes[data]), axis)
+        place = self.program.nodes.index(node)
+        sum_node = self.program.node_like("add", _where(node), [data, value], node.outputs[0])
+        self.program.nodes[place : place + 1] = [*made, sum_node]
+        self._index()
+
+    def _insert_shift(self, layer: _Linear, vector: Array) -> None:
+        """Add a bias behind a layer that has none."""
+        old = layer.node.outputs[0]
+        shape = self.program.shapes[old]
+        new = self.program.new_value(shape, "float32")
+        for user, place in self.users.get(old, []):
+            user.inputs[place] = new
+        made, value = self._constant_nodes(vector, len(shape), layer.axis)
+        node = self.program.node_like("add", _where(layer.node), [old, value], new)
+        place = self.program.nodes.index(layer.node)
+        self.program.nodes[place + 1 : place + 1] = [*made, node]
+        self._index()
+
+    def _replace_constant(self, node: Node, place: int, array: Array) -> None:
+        new = self._parameter(np.asarray(array, np.float32).reshape(array.shape or (1,)))
+        node.inputs[place] = new.outputs[0]
+        self._index()
+
+    def _constant_nodes(self, vector: Array, rank: int, axis: int) -> tuple[list[Node], int]:
+        """Nodes that make a per-channel constant, as Paddle's own layers make their biases."""
+        parameter = self._parameter(vector.astype(np.float32))
+        value = parameter.outputs[0]
+        if axis == rank - 1:
+            return [], value
+        shape = [1] * rank
+        shape[axis] = -1
+        size = self.program.new_value((rank,), "int64")
+        numbers = {"#": "0.a_array", "D": [{"#": "0.a_i64", "D": n} for n in shape]}
+        sizes = self.program.node_like(
+            "full_int_array",
+            {
+                "value": numbers,
+                "dtype": {"#": "1.a_dtype", "D": "int64"},
+                "place": {"#": "1.a_place", "D": [1, 0, ""]},
+            },
+            [],
+            size,
+        )
+        shape[axis] = len(vector)
+        result = self.program.new_value(shape, "float32")
+        return [sizes, self.program.node_like("reshape", {}, [value, size], result)], result
+
+    def _parameter(self, array: Array) -> Node:
+        """A new parameter, at the head of the program."""
+        self.new_names += 1
+        name = f"folded_{self.new_names}.b_0"
+        while name in self.program.parameters:
+            self.new_names += 1
+            name = f"folded_{self.new_names}.b_0"
+        node = self.program.new_parameter(name, array)
+        self.program.nodes.insert(0, node)
+        return node
+
+    def _bypass(self, affine: _Affine) -> None:
+        """Let all that reads the result read the operand."""
+        for user, place in users_of(self.program.nodes).get(affine.node.outputs[0], []):
+            user.inputs[place] = affine.data
+        self.program.nodes.remove(affine.node)
+
+    def remove_unused(self) -> None:
+        """Remove operations that nothing reads."""
+        needed: set[int] = set()
+        kept = []
+        for node in reversed(self.program.nodes):
+            if node.name in ("fetch", "shadow_output") or needed.intersection(node.outputs):
+                needed.update(node.inputs)
+                kept.append(node)
+            elif node.name == "data":
+                kept.append(node)  # an input stays an input
+        self.program.nodes[:] = reversed(kept)
+        self._index()
+
+
+def _where(node: Node) -> dict[str, Any]:
+    """The attribute that says which layer an operation belongs to."""
+    return {
+        item["N"]: item["AT"]
+        for item in node.raw.get("A", ())
+        if isinstance(item, dict) and item.get("N") == "struct_name"
+    }

@@ -1,0 +1,293 @@
+"""What else holds tensors of a network's parameters by the time that it is pruned.
+
+A training program keeps more than the network: an optimizer's accumulators and master weights, a
+moving average for evaluation, what was loaded from a checkpoint and waits for the first step. They
+are found by what they hold, not by class: mappings from a parameter's name (the structured one or
+Paddle's own, which accumulators extend by a suffix), from the parameter itself or its ``id``, and
+lists in the order of the parameters, in any object that can be reached from given roots.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from .errors import PruneError
+from .graph.live import tensors_of, untrained, write
+from .surgery import Masks, cut
+
+Array = npt.NDArray[Any]
+Put = Callable[[Array], None]
+
+_LEAVES = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
+# What DataParallel and other wrappers put before a network's own names.
+_WRAPPERS = ("_layers.", "module.")
+# A layer keeps its own parameters in these.
+_OF_LAYERS = ("_parameters", "_buffers")
+
+
+class Holders:
+    """Everything in reach of ``roots`` that holds tensors of the parameters of ``model``.
+
+    Args:
+        model: the network, with the widths that it has now; not its ``DataParallel``.
+        roots: objects to search, by the names that messages call them by.
+
+    Raises:
+        PruneError: one of them has a second copy of the network, a layer: whether that is to stay
+            whole, as a teacher, or to be pruned, as an average, cannot be known.
+    """
+
+    def __init__(self, model: paddle.nn.Layer, roots: Mapping[str, object]) -> None:
+        self._tensors = tensors_of(model)
+        self._shapes = _shapes(self._tensors)
+        self._statistics = {name: tensor.numpy() for name, tensor in untrained(model).items()}
+        self._held = list(_Search(model, self._tensors).through(roots))
+
+    def cut(self, masks: Masks) -> None:
+        """Cut everything along, after the model was pruned.
+
+        Statistics that were re-estimated after the cut are in an average what they are in the
+        network now: those of before belong to other sums.
+
+        Args:
+            masks: what stays, per parameter and axis.
+
+        Raises:
+            PruneError: something has a shape that cannot be cut along.
+        """
+        after = _shapes(self._tensors)
+        for held in self._held:
+            if held.shape == self._shapes[held.name] != after[held.name]:
+                held.put(self._followed(held, cut(held.array, masks[held.name])))
+            elif after[held.name] != self._shapes[held.name]:
+                self._require_fitting(held, after[held.name])
+
+    def renew(self) -> None:
+        """Make anew what was made beside the whole network, before it became a pruned one.
+
+        Raises:
+            PruneError: something has been filled since, so that this would lose it.
+        """
+        for held in self._held:
+            shape, array = self._shapes[held.name], held.array
+            if held.shape == shape or array.size <= 1:
+                continue
+            if array.ndim != len(shape) or array.min() != array.max():
+                self._require_fitting(held, shape)
+            held.put(np.full(shape, array.flat[0], array.dtype))
+
+    def _followed(self, held: _Held, array: Array) -> Array:
+        """What was cut of a holder's tensor, or what the network's statistics are now.
+
+        An average that corrects its bias when it is read holds a share of the true values.
+        """
+        before = self._statistics.get(held.name)
+        if before is None or not before.any():
+            return array
+        whole = before.astype(np.float64)
+        share = float(np.vdot(whole, held.array) / np.vdot(whole, whole))
+        return (share * self._tensors[held.name].numpy()).astype(array.dtype)
+
+    @staticmethod
+    def _require_fitting(held: _Held, shape: tuple[int, ...]) -> None:
+        """One number for a whole parameter (a power of Adam's beta) has nothing to cut."""
+        if held.shape != shape and held.array.size > 1:
+            raise PruneError(
+                f"{held.where} has the shape {list(held.shape)}, and {held.name}, to which it "
+                f"belongs, the shape {list(shape)} in the pruned network: it was made for the "
+                "unpruned one, and how to cut it is not known. Train without it."
+            )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A tensor or array that belongs to a parameter and is not it; ``put`` gives it another value
+    of any shape, ``where`` names it for messages."""
+
+    where: str
+    name: str
+    value: Any
+    put: Put
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def array(self) -> Array:
+        return self.value.numpy() if isinstance(self.value, paddle.Tensor) else self.value
+
+
+class _Search:
+    """One walk through objects; each is looked at once."""
+
+    def __init__(self, model: paddle.nn.Layer, tensors: Mapping[str, paddle.Tensor]) -> None:
+        self._own = {id(tensor): name for name, tensor in tensors.items()}
+        self._paddle_names = {tensor.name: name for name, tensor in tensors.items()}
+        self._tensors = tensors
+        self._layers = {id(layer) for layer in model.sublayers(include_self=True)}
+        parameters = dict(model.named_parameters())
+        learned = [name for name, tensor in parameters.items() if not tensor.stop_gradient]
+        self._parameters = _shapes(parameters)
+        self._orders = [list(parameters), learned, list(model.state_dict()), list(tensors)]
+        self._seen: set[int] = set()
+        self._kept: list[object] = []  # an id is taken once its object is gone
+
+    def through(self, roots: Mapping[str, object]) -> Iterator[_Held]:
+        """Everything held, breadth first: shorter ways make better names."""
+        waiting = deque(roots.items())
+        while waiting:
+            where, item = waiting.popleft()
+            if isinstance(item, _LEAVES) or id(item) in self._seen or id(item) in self._layers:
+                continue
+            self._seen.add(id(item))
+            self._kept.append(item)
+            if isinstance(item, paddle.Tensor | np.ndarray):
+                continue
+            if isinstance(item, paddle.nn.Layer):
+                self._require_another(where, item)
+            found, inside = self._look_into(where, item)
+            yield from found
+            waiting.extend(inside)
+
+    def _look_into(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
+        """What a container or object holds of the parameters, and what else is in it."""
+        if isinstance(item, Mapping):
+            return self._in_mapping(where, item)
+        if isinstance(item, list | tuple | deque):
+            return self._in_sequence(where, item)
+        if isinstance(item, set | frozenset):
+            return [], [(where, value) for value in item]
+        if isinstance(item, types.MethodType):
+            return [], [(f"{where}.__self__", item.__self__)]
+        if isinstance(item, functools.partial):
+            return [], [(where, part) for part in (item.func, item.args, item.keywords)]
+        if isinstance(item, types.FunctionType):
+            cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=False)
+            return [], [(f"{where}.{name}", cell) for name, cell in cells]
+        if isinstance(item, types.CellType):
+            try:
+                return [], [(where, item.cell_contents)]
+            except ValueError:  # it is empty
+                return [], []
+        skipped = _OF_LAYERS if isinstance(item, paddle.nn.Layer) else ()
+        return [], [(f"{where}.{k}", v) for k, v in _attributes(item) if k not in skipped]
+
+    def _in_mapping(
+        self, where: str, item: Mapping[Any, Any]
+    ) -> tuple[list[_Held], list[tuple[str, object]]]:
+        held: list[_Held] = []
+        others: list[tuple[str, object]] = []
+        entries = list(item.items())
+        for key, value in entries:
+            place = f"{where}[{_shown(key)}]"
+            name = self._name(key) if self._is_other_tensor(value) else None
+            if name is not None:
+                self._seen.add(id(value))
+                held.append(_Held(place, name, value, _putting(place, item, key, value)))
+            else:
+                others.append((place, value))
+        if not held:  # such as {0: tensor, 1: tensor}
+            held = self._in_order(where, item, [key for key, _ in entries], [v for _, v in entries])
+        return held, others
+
+    def _in_sequence(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
+        held = self._in_order(where, item, list(range(len(item))), list(item))
+        return held, [(f"{where}[{number}]", value) for number, value in enumerate(item)]
+
+    def _in_order(self, where: str, item: Any, keys: list[Any], values: list[Any]) -> list[_Held]:
+        """Tensors in the order of the parameters: as many, each with as many axes."""
+        if len(values) < 2 or not all(map(self._is_other_tensor, values)):
+            return []
+        axes = [len(value.shape) for value in values]
+        for order in self._orders:
+            if axes == [len(self._tensors[name].shape) for name in order]:
+                places = [f"{where}[{_shown(key)}]" for key in keys]
+                return [
+                    _Held(place, name, value, _putting(place, item, key, value))
+                    for place, name, key, value in zip(places, order, keys, values, strict=True)
+                ]
+        return []
+
+    def _is_other_tensor(self, value: object) -> bool:
+        return isinstance(value, paddle.Tensor | np.ndarray) and id(value) not in self._own
+
+    def _name(self, key: object) -> str | None:
+        """The parameter that a key of a mapping means, by its structured name."""
+        if not isinstance(key, str):
+            return self._own.get(key if isinstance(key, int) else id(key))
+        for prefix in _WRAPPERS:
+            key = key.removeprefix(prefix)
+        if key in self._tensors:
+            return key
+        while key and key not in self._paddle_names:
+            key = key.rpartition("_")[0]
+        return self._paddle_names.get(key)
+
+    def _require_another(self, where: str, layer: paddle.nn.Layer) -> None:
+        """Raise PruneError where a layer has parameters like those of the network."""
+        tensors = tensors_of(layer)
+        alike = self._parameters and self._parameters.items() <= _shapes(tensors).items()
+        if alike and any(id(tensors[name]) not in self._own for name in self._parameters):
+            raise PruneError(
+                f"{where} is a {type(layer).__name__} with all the parameters of the network that "
+                "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
+                "or an average, which has to be pruned along, cannot be known. Train without it."
+            )
+
+
+def renew_reducer(model: paddle.nn.Layer) -> None:
+    """Let a ``DataParallel`` reduce gradients of the shapes that its network has now.
+
+    The reducer notes the parameters' sizes when it is made; where a parameter is unused on one
+    rank and used on another it makes up a gradient of the size that it had then. The old one stays
+    alive, because its hooks stay on the parameters; they do nothing unless a forward pass prepares
+    it, and that prepares the new one from now on.
+    """
+    if hasattr(model, "_reducer") and hasattr(model, "init_reducer"):
+        old = model._reducer
+        model.init_reducer()
+        model.__dict__.setdefault("_ppocr_prune_reducers", []).append(old)
+
+
+def _shapes(tensors: Mapping[str, paddle.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _attributes(item: object) -> Iterator[tuple[str, object]]:
+    yield from getattr(item, "__dict__", {}).items()
+    for kind in type(item).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(item, name):
+                yield name, getattr(item, name)
+
+
+def _shown(key: object) -> str:
+    return repr(key) if isinstance(key, str | int) else getattr(key, "name", type(key).__name__)
+
+
+def _putting(where: str, container: Any, key: Any, value: Any) -> Put:
+    """How to give a tensor or array another value: tensors keep their identity, so that all who
+    hold one see it."""
+    if isinstance(value, paddle.Tensor):
+        return functools.partial(write, value)
+    if isinstance(container, MutableMapping | MutableSequence):
+        return functools.partial(container.__setitem__, key)
+
+    def refuse(_: Array) -> None:
+        raise PruneError(
+            f"{where} cannot be given the shape of the pruned network: it is an array in a "
+            f"{type(container).__name__}. Train without it."
+        )
+
+    return refuse

@@ -1,0 +1,81 @@
+"""The newest stock configs of a PaddleOCR tree, turned to a small data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# The first that a tree has is its newest.
+_NEWEST = {
+    "det": (
+        "PP-OCRv6/PP-OCRv6_small_det.yml",
+        "PP-OCRv5/PP-OCRv5_mobile_det.yml",
+        "ch_PP-OCRv4/ch_PP-OCRv4_det_student.yml",
+        "ch_PP-OCRv3/ch_PP-OCRv3_det_student.yml",
+    ),
+    "rec": (
+        "PP-OCRv6/PP-OCRv6_small_rec.yml",
+        "PP-OCRv5/PP-OCRv5_mobile_rec.yml",
+        "PP-OCRv4/ch_PP-OCRv4_rec.yml",
+        "PP-OCRv3/ch_PP-OCRv3_rec.yml",
+    ),
+}
+_CROP, _LONG_SIDE = 160, 320
+
+
+def newest(tree: Path, kind: str) -> Path | None:
+    """The newest stock config of a kind, "det" or "rec", or None in a tree without any."""
+    folder = tree / "configs" / kind
+    return next((folder / name for name in _NEWEST[kind] if (folder / name).is_file()), None)
+
+
+def small(path: Path, tree: Path, data: Path, labels: str, output: Path) -> dict[str, Any]:
+    """A stock config as it stands, but for data, sizes of images and of batches, and one epoch.
+
+    ``labels`` names the files of labels in ``data``, with ``{}`` for train and val.
+    """
+    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["Global"] |= {
+        "use_gpu": False,
+        "distributed": False,
+        "epoch_num": 1,
+        "print_batch_step": 1,
+        "save_epoch_step": 1000,
+        "eval_batch_step": [0, 2],
+        "save_model_dir": str(output),
+        "pretrained_model": None,
+        "checkpoints": None,
+        "save_inference_dir": None,
+        "infer_img": None,
+        "save_res_path": str(output / "predicts.txt"),
+    }
+    dictionary = config["Global"].get("character_dict_path")
+    if dictionary is not None:
+        config["Global"]["character_dict_path"] = str(tree / dictionary)
+    for part, name in (("Train", "train"), ("Eval", "val")):
+        config[part]["dataset"] |= {
+            "data_dir": str(data),
+            "label_file_list": [str(data / labels.format(name))],
+        }
+        config[part]["dataset"].pop("ratio_list", None)
+        config[part]["loader"] |= {
+            "batch_size_per_card": 4 if part == "Train" else 1,
+            "num_workers": 0,
+            "use_shared_memory": False,
+        }
+        if "sampler" in config[part]:
+            config[part]["sampler"]["first_bs"] = 4
+        for transform in config[part]["dataset"]["transforms"]:
+            _shrink(transform)
+    return config
+
+
+def _shrink(transform: dict[str, Any]) -> None:
+    """Smaller crops for training and smaller images for evaluation."""
+    ((name, options),) = transform.items()
+    if name in ("EastRandomCropData", "RandomCrop"):
+        options["size"] = [_CROP, _CROP]
+    elif name == "DetResizeForTest":
+        transform[name] = {"limit_side_len": _LONG_SIDE, "limit_type": "max"}

@@ -1,0 +1,207 @@
+"""Readers of pruned channels get back what a linear map of the kept ones can give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from fixtures_networks import arrays_of, calibrate
+from paddle import nn
+from paddle.nn import functional
+
+from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.graph.groups import build_graph
+from ppocr_prune_plugin.moments import collect
+from ppocr_prune_plugin.plan import GroupPlan
+from ppocr_prune_plugin.recovery.compensation import Compensation
+
+INPUTS = [([1, 3, 16, 24], "float32")]
+
+
+def images(count: int, seed: int = 0) -> paddle.Tensor:
+    """Smooth images: neighbouring channels and pixels are alike, as in those of a camera."""
+    random = np.random.default_rng(seed)
+    coarse = random.standard_normal((count, 3, 8, 12)).astype("float32")
+    return functional.interpolate(paddle.to_tensor(coarse), scale_factor=2, mode="bilinear")
+
+
+class Dense(nn.Layer):
+    """Convolution, batch norm and activation, read by a convolution of another kind."""
+
+    def __init__(self, reader: nn.Layer, depthwise: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2D(3, 8, 1)
+        self.depthwise = nn.Conv2D(8, 8, 3, padding=1, groups=8) if depthwise else None
+        self.reader = reader
+        self.bn = nn.BatchNorm2D(4)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.first(x)
+        if self.depthwise is not None:
+            x = self.depthwise(x)
+        return self.bn(self.reader(x))
+
+
+class Rows(nn.Layer):
+    """Linear layers and an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+        self.reader = nn.Linear(8, 6)
+        self.lstm = nn.LSTM(6, 4, direction="bidirectional")
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x.mean(axis=2).transpose([0, 2, 1])
+        return self.lstm(self.reader(self.first(x)))[0]
+
+
+def dependent(weight: paddle.Tensor, bias: paddle.Tensor, axis: int) -> None:
+    """Make the last two channels combinations of the first ones (and a constant)."""
+    array = np.moveaxis(weight.numpy().copy(), axis, 0)
+    array[-1] = 0.5 * array[0] - 2 * array[2]
+    array[-2] = array[1] + array[3]
+    weight.set_value(np.ascontiguousarray(np.moveaxis(array, 0, axis)))
+    shift = bias.numpy().copy()
+    shift[-1], shift[-2] = 0.5 * shift[0] - 2 * shift[2] + 0.7, shift[1] + shift[3] - 0.3
+    bias.set_value(shift)
+
+
+def compensation_of(model: nn.Layer, count: int = 16) -> Compensation:
+    batches: list[Callable[[], Any]] = [
+        lambda: model(images(count // 2, 1)),
+        lambda: model(images(count // 2, 2)),
+    ]
+    graph = build_graph(model, INPUTS)
+    return Compensation(model, graph, collect(model, graph, batches))
+
+
+def keep(compensation: Compensation, name: str, kept: tuple[int, ...]) -> list[GroupPlan]:
+    group = compensation.graph[name]
+    return [GroupPlan(name, group.size, kept, len(kept))]
+
+
+READERS: dict[str, Callable[[], nn.Layer]] = {
+    "pointwise": lambda: Dense(nn.Conv2D(8, 4, 1)),
+    "without_bias": lambda: Dense(nn.Conv2D(8, 4, 1, bias_attr=False)),
+    "three_by_three": lambda: Dense(nn.Conv2D(8, 4, 3)),
+    "transposed": lambda: Dense(nn.Conv2DTranspose(8, 4, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_dependent_channel_costs_nothing(name: str) -> None:
+    """The constant part goes into the bias, or into the batch norm behind, exactly."""
+    paddle.seed(1)
+    model = READERS[name]()
+    dependent(model.first.weight, model.first.bias, 0)
+    if name == "transposed":  # a constant meets each tap by itself: only their mean is a bias
+        model.first.bias.set_value(np.zeros(8, "float32"))
+    calibrate(model.bn, model.reader(model.first(images(8))))
+    model.eval()
+    x = images(4, 5)
+    before = model(x).numpy()
+    compensation = compensation_of(model)
+    assert compensation.read.left == {}
+    arrays = arrays_of(model)
+    plan = keep(compensation, "first", (0, 1, 2, 3, 4, 5))
+    undo = surgery.prune(model, compensation.graph, plan)
+    plain = np.abs(model(x).numpy() - before).max()
+    missing = compensation.apply(plan, undo)
+    change = np.abs(model(x).numpy() - before).max()
+    assert plain > 0.1 * np.ptp(before)
+    # A ridge of 1e-4 of the variance is what keeps this from zero.
+    assert change < 2e-3 * plain and missing["reader.weight"] < 1e-4
+    surgery.restore(model, undo)
+    for key, array in arrays_of(model).items():
+        assert np.array_equal(array, arrays[key]), key
+
+
+def test_linear_and_recurrent_readers() -> None:
+    paddle.seed(2)
+    model = Rows()
+    dependent(model.first.weight, model.first.bias, 1)
+    dependent(model.reader.weight, model.reader.bias, 1)
+    model.eval()
+    x = images(4, 5)
+    before = model(x).numpy()
+    compensation = compensation_of(model)
+    assert {reader.layer for reader in compensation.read.readers} == {"reader", "lstm"}
+    plan = keep(compensation, "first", tuple(range(6))) + keep(
+        compensation, "reader", tuple(range(4))
+    )
+    undo = surgery.prune(model, compensation.graph, plan)
+    plain = np.abs(model(x).numpy() - before).max()
+    compensation.apply(plan, undo)
+    assert np.abs(model(x).numpy() - before).max() < 5e-3 * plain
+
+
+def test_nothing_cut_changes_nothing() -> None:
+    model = READERS["pointwise"]()
+    compensation = compensation_of(model)
+    arrays = arrays_of(model)
+    undo = surgery.prune(model, compensation.graph, [])
+    assert compensation.apply([], undo) == {}
+    assert model.training  # modes are put back
+    for key, array in arrays_of(model).items():
+        assert np.array_equal(array, arrays[key]), key
+
+
+def test_an_independent_channel_is_not_made_worse() -> None:
+    """Where nothing can be known of what was removed, its mean is all that is given back."""
+    paddle.seed(3)
+    random = np.random.default_rng(0)
+    noise = paddle.to_tensor(random.standard_normal((32, 8, 6, 6)).astype("float32")) + 2.0
+
+    class Reader(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2D(8, 8, 1)
+            self.reader = nn.Conv2D(8, 4, 1)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.reader(self.first(x))
+
+    model = Reader()
+    model.first.weight.set_value(np.eye(8, dtype="float32")[:, :, None, None])
+    model.eval()
+    graph = build_graph(model, [([1, 8, 6, 6], "float32")])
+    batches = [lambda: model(noise[:16]), lambda: model(noise[16:])]
+    compensation = Compensation(model, graph, collect(model, graph, batches))
+    before = model(noise).numpy()
+    plan = [GroupPlan("first", 8, tuple(range(5)), 5)]
+    undo = surgery.prune(model, graph, plan)
+    lost = model(noise).numpy() - before
+    varying = lost.var(axis=(0, 2, 3)).mean()  # what is not the mean
+    missing = compensation.apply(plan, undo)
+    after = np.square(model(noise).numpy() - before).mean()
+    assert varying < 0.7 * np.square(lost).mean()
+    assert after == pytest.approx(varying, rel=0.1)
+    assert missing["reader.weight"] == pytest.approx(after / np.square(lost).mean(), rel=0.1)
+
+
+def test_what_cannot_be_mixed_is_handed_on_or_named() -> None:
+    """A depthwise layer passes what it is given to the next reader; grouped ones are left."""
+    paddle.seed(4)
+    handed = Dense(nn.Conv2D(8, 4, 1), depthwise=True)
+    assert [reader.layer for reader in compensation_of(handed).read.readers] == ["reader"]
+    grouped = compensation_of(Dense(nn.Conv2D(8, 4, 1, groups=2)))
+    assert grouped.read.readers == ()
+    assert grouped.read.left == {"reader": "Conv2D with 2 groups cannot mix channels"}
+
+
+def test_the_same_every_time() -> None:
+    model = READERS["three_by_three"]()
+    first, second = compensation_of(model), compensation_of(model)
+    results = []
+    for compensation in (first, second):
+        plan = keep(compensation, "first", (0, 3, 4))
+        undo = surgery.prune(model, compensation.graph, plan)
+        compensation.apply(plan, undo)
+        results.append(arrays_of(model))
+        surgery.restore(model, undo)
+    for key, array in results[0].items():
+        assert np.array_equal(array, results[1][key]), key
