@@ -14,7 +14,7 @@ from typing import Any
 
 import paddle
 
-from ...errors import PruneError, exiting_on_error
+from ...errors import PruneError, exiting_on_error, one_line
 from ...export.check import Agreement, Differs, Reference, weights_of
 from ...export.exported import CannotRun, ExportedModel
 from ...network import run_once
@@ -80,7 +80,7 @@ def _judging(logger: Any) -> Iterator[None]:
         yield
     except Exception as error:  # whatever the check meets
         known = isinstance(error, PruneError)
-        logger.error(f"prune: {'' if known else f'{type(error).__name__}: '}{error}")
+        logger.error(one_line(f"prune: {'' if known else f'{type(error).__name__}: '}{error}"))
 
 
 def _note(model: paddle.nn.Layer, arguments: Mapping[str, Any]) -> Reference:
