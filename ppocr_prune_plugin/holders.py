@@ -21,7 +21,7 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
-from .graph.live import tensors_of, untrained, write
+from .graph.live import tensors_of, write
 from .surgery import Masks, cut
 
 Array = npt.NDArray[Any]
@@ -32,6 +32,8 @@ _LEAVES = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
 _WRAPPERS = ("_layers.", "module.")
 # A layer keeps its own parameters in these.
 _OF_LAYERS = ("_parameters", "_buffers")
+# Cosine from which on a tensor counts as a copy or an average of its parameter.
+_ALIKE = 0.5
 
 
 class Holders:
@@ -49,14 +51,15 @@ class Holders:
     def __init__(self, model: paddle.nn.Layer, roots: Mapping[str, object]) -> None:
         self._tensors = tensors_of(model)
         self._shapes = _shapes(self._tensors)
-        self._statistics = {name: tensor.numpy() for name, tensor in untrained(model).items()}
         self._held = list(_Search(model, self._tensors).through(roots))
+        held = {item.name for item in self._held}
+        self._before = {name: _values(self._tensors[name]) for name in held}
 
     def cut(self, masks: Masks) -> None:
         """Cut everything along, after the model was pruned.
 
-        Statistics that were re-estimated after the cut are in an average what they are in the
-        network now: those of before belong to other sums.
+        Statistics that were re-estimated and weights that were compensated are in a copy or an
+        average what they are in the network now: those of before belong to other sums.
 
         Args:
             masks: what stays, per parameter and axis.
@@ -66,8 +69,11 @@ class Holders:
         """
         after = _shapes(self._tensors)
         for held in self._held:
-            if held.shape == self._shapes[held.name] != after[held.name]:
-                held.put(self._followed(held, cut(held.array, masks[held.name])))
+            if held.shape == self._shapes[held.name]:
+                old = held.array
+                new = self._followed(held, masks.get(held.name, {}))
+                if new.shape != old.shape or (new != old).any():
+                    held.put(new)
             elif after[held.name] != self._shapes[held.name]:
                 self._require_fitting(held, after[held.name])
 
@@ -85,17 +91,21 @@ class Holders:
                 self._require_fitting(held, shape)
             held.put(np.full(shape, array.flat[0], array.dtype))
 
-    def _followed(self, held: _Held, array: Array) -> Array:
-        """What was cut of a holder's tensor, or what the network's statistics are now.
+    def _followed(self, held: _Held, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
+        """What was cut of a holder's tensor, with what its parameter was changed by beside the cut.
 
-        An average that corrects its bias when it is read holds a share of the true values.
+        A copy, a master weight or an average holds a share of the parameter's values (one that
+        corrects its bias when it is read holds less than the whole); an optimizer's moments point
+        elsewhere, and stay.
         """
-        before = self._statistics.get(held.name)
-        if before is None or not before.any():
+        whole, array = held.array, cut(held.array, axes)
+        before = self._before[held.name]
+        power, size = float(np.vdot(before, before)), float(np.vdot(whole, whole))
+        product = float(np.vdot(before, whole))
+        if not power or not size or product < _ALIKE * float(np.sqrt(power * size)):
             return array
-        whole = before.astype(np.float64)
-        share = float(np.vdot(whole, held.array) / np.vdot(whole, whole))
-        return (share * self._tensors[held.name].numpy()).astype(array.dtype)
+        change = _values(self._tensors[held.name]) - cut(before, axes)
+        return (array + product / power * change).astype(array.dtype) if change.any() else array
 
     @staticmethod
     def _require_fitting(held: _Held, shape: tuple[int, ...]) -> None:
@@ -243,6 +253,11 @@ class _Search:
                 "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
                 "or an average, which has to be pruned along, cannot be known. Train without it."
             )
+
+
+def _values(tensor: paddle.Tensor) -> Array:
+    """Numbers of any float type as float64 (NumPy knows no bfloat16)."""
+    return tensor.astype("float32").numpy().astype(np.float64)
 
 
 def renew_reducer(model: paddle.nn.Layer) -> None:
