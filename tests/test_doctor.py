@@ -7,10 +7,15 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from architectures import DETECTORS
 from conftest import RunTool
+from fixtures_networks import build
 from fixtures_trees import changed_tree
 
+from ppocr_prune_plugin.hooks.adapters.sub_models import Part
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
+from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused, rehearse
+from ppocr_prune_plugin.network import inspect
 
 # The console script: unlike -m it leaves the working directory out of sys.path.
 DOCTOR = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "doctor"]
@@ -88,22 +93,15 @@ def test_an_export_that_fails_is_told_apart(
     assert "export fails: RuntimeError: no export today; PaddleOCR does not export the" in failed
 
 
-def test_a_config_that_cannot_be_built(run_tool: RunTool, tree: Path, cls_config: Path) -> None:
-    options = ["-o", "Architecture.Backbone.name=NoNet"]
-    result = run_tool([*DOCTOR, "--tree", tree, "-c", cls_config, *options])
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    (failed,) = [line for line in result.stdout.splitlines() if "FAIL" in line]
-    assert "the model cannot be built: " in failed and "backbone only support" in failed
+def test_a_config_that_cannot_be_built(tree: Path, cls_config: Path) -> None:
+    (failed,) = rehearse(cls_config, ["Architecture.Backbone.name=NoNet"], tree)
+    assert failed.level == "FAIL" and "the model cannot be built: " in failed.text
+    assert "backbone only support" in failed.text
+    *_, failed = rehearse(cls_config, ['Prune.skip=["*"]', "Prune.ratio=0.3"], tree)
+    assert failed.level == "FAIL" and "Prune.skip leaves no layer" in failed.remedy
 
 
 def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
-    from architectures import DETECTORS
-    from fixtures_networks import build
-
-    from ppocr_prune_plugin.hooks.adapters.sub_models import Part
-    from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused
-    from ppocr_prune_plugin.network import inspect
-
     use_tree(tree)
     model = build("lcnetv3_rsefpn")
     part = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
