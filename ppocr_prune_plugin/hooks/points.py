@@ -33,8 +33,9 @@ class Point:
         name: its name there; ``Class.method`` for a method.
         reads: its parameters that are read or given, by name; all must be there.
         also: parameters that are read where a release has them, with the first that has.
-        patch: the function of this package, ``module:function``, that wraps it when the module was
-            imported; empty where it is only called.
+        patch: the function of this package, ``module:function``, that wraps functions of the module
+            when it was imported, and is not applied where this one does not fit; empty where none
+            depends on it.
         since: the first release that has it there.
         older: the module that had it before.
         loading: needed to load pruned weights, too, not only to prune.
@@ -84,6 +85,7 @@ TABLE = (
         "eval",
         "model valid_dataloader post_process_class eval_class model_type extra_input",
         _PRECISION,
+        patch=TRAINING,
     ),
     Point("tools.program", "tqdm", optional=True),
     Point(
@@ -109,7 +111,7 @@ TABLE = (
         patch=WEIGHTS,
         loading=True,
     ),
-    Point("ppocr.utils.save_load", "get_logger", loading=True),
+    Point("ppocr.utils.save_load", "get_logger", patch=WEIGHTS, loading=True),
     Point("ppocr.utils.save_load", "maybe_download_params", since="2.7", optional=True),
     Point("ppocr.modeling.architectures", "build_model", "config", loading=True),
     Point("ppocr.modeling.architectures", "apply_to_static", "model config logger", optional=True),
