@@ -196,12 +196,11 @@ def check_module(module: ModuleType, points: Iterable[Point]) -> list[Check]:
 def pruned_weights(values: Any) -> str | None:
     """The first pruned checkpoint that is named anywhere in a config or in arguments: text beside
     whose file lies a plan; None where there is none."""
-    if isinstance(values, str | os.PathLike):
-        text = os.fspath(values)
-        if isinstance(text, str) and 0 < len(text) < 4096 and "\0" not in text:
-            plan = text.removesuffix(".pdparams") + ".prune.json"
-            return text if os.path.isfile(plan) and not text.endswith(".json") else None
-        return None
+    if isinstance(values, str):
+        from ..plan import plan_path
+
+        usable = 0 < len(values) < 4096 and "\0" not in values
+        return values if usable and os.path.isfile(plan_path(values)) else None
     if isinstance(values, Mapping):
         values = values.values()
     elif not isinstance(values, list | tuple):
