@@ -4,7 +4,8 @@ A training program keeps more than the network: an optimizer's accumulators and 
 moving average for evaluation, what was loaded from a checkpoint and waits for the first step. They
 are found by what they hold, not by class: mappings from a parameter's name (the structured one or
 Paddle's own, which accumulators extend by a suffix), from the parameter itself or its ``id``, and
-lists in the order of the parameters, in any object that can be reached from given roots.
+containers, nested ones too, that have the parameters' order and numbers of axes; in any object that
+can be reached from given roots.
 """
 
 from __future__ import annotations
@@ -42,18 +43,29 @@ class Holders:
     Args:
         model: the network, with the widths that it has now; not its ``DataParallel``.
         roots: objects to search, by the names that messages call them by.
-
-    Raises:
-        PruneError: one of them has a second copy of the network, a layer: whether that is to stay
-            whole, as a teacher, or to be pruned, as an average, cannot be known.
     """
 
     def __init__(self, model: paddle.nn.Layer, roots: Mapping[str, object]) -> None:
         self._tensors = tensors_of(model)
         self._shapes = _shapes(self._tensors)
-        self._held = list(_Search(model, self._tensors).through(roots))
+        search = _Search(model, self._tensors)
+        self._held = list(search.through(roots))
         held = {item.name for item in self._held}
         self._before = {name: _values(self._tensors[name]) for name in held}
+        self._copies = search.copies
+
+    def require_known(self) -> None:
+        """Raise :class:`PruneError` where there is a second copy of the network, a layer.
+
+        Whether that is to stay whole, as a teacher, or to be pruned, as an average, cannot be
+        known; it can be said before hours of analysis.
+        """
+        for where, layer in self._copies:
+            raise PruneError(
+                f"{where} is a {type(layer).__name__} with all the parameters of the network that "
+                "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
+                "or an average, which has to be pruned along, cannot be known. Train without it."
+            )
 
     def cut(self, masks: Masks) -> None:
         """Cut everything along, after the model was pruned.
@@ -150,7 +162,8 @@ class _Search:
         self._parameters = _shapes(parameters)
         self._orders = [list(parameters), learned, list(model.state_dict()), list(tensors)]
         self._seen: set[int] = set()
-        self._kept: list[object] = []  # an id is taken once its object is gone
+        self._alive: list[object] = []  # an id may be taken once its object is gone
+        self.copies: list[tuple[str, paddle.nn.Layer]] = []
 
     def through(self, roots: Mapping[str, object]) -> Iterator[_Held]:
         """Everything held, breadth first: shorter ways make better names."""
@@ -160,21 +173,22 @@ class _Search:
             if isinstance(item, _LEAVES) or id(item) in self._seen or id(item) in self._layers:
                 continue
             self._seen.add(id(item))
-            self._kept.append(item)
+            self._alive.append(item)
             if isinstance(item, paddle.Tensor | np.ndarray):
                 continue
-            if isinstance(item, paddle.nn.Layer):
-                self._require_another(where, item)
+            if isinstance(item, paddle.nn.Layer) and self._is_copy(item):
+                self.copies.append((where, item))
             found, inside = self._look_into(where, item)
             yield from found
-            waiting.extend(inside)
+            waiting.extend(pair for pair in inside if not isinstance(pair[1], _LEAVES))
 
     def _look_into(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
         """What a container or object holds of the parameters, and what else is in it."""
         if isinstance(item, Mapping):
             return self._in_mapping(where, item)
         if isinstance(item, list | tuple | deque):
-            return self._in_sequence(where, item)
+            inside = [(f"{where}[{number}]", value) for number, value in enumerate(item)]
+            return self._in_order(where, item), inside
         if isinstance(item, set | frozenset):
             return [], [(where, value) for value in item]
         if isinstance(item, types.MethodType):
@@ -206,27 +220,42 @@ class _Search:
                 held.append(_Held(place, name, value, _putting(place, item, key, value)))
             else:
                 others.append((place, value))
-        if not held:  # such as {0: tensor, 1: tensor}
-            held = self._in_order(where, item, [key for key, _ in entries], [v for _, v in entries])
-        return held, others
+        return held or self._in_order(where, item), others
 
-    def _in_sequence(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
-        held = self._in_order(where, item, list(range(len(item))), list(item))
-        return held, [(f"{where}[{number}]", value) for number, value in enumerate(item)]
-
-    def _in_order(self, where: str, item: Any, keys: list[Any], values: list[Any]) -> list[_Held]:
+    def _in_order(self, where: str, item: Any) -> list[_Held]:
         """Tensors in the order of the parameters: as many, each with as many axes."""
-        if len(values) < 2 or not all(map(self._is_other_tensor, values)):
+        leaves = list(self._tensors_in(where, item))
+        if len(leaves) < 2 or None in leaves:
             return []
-        axes = [len(value.shape) for value in values]
+        found = [leaf for leaf in leaves if leaf is not None]
+        axes = [len(value.shape) for _, _, _, value in found]
         for order in self._orders:
             if axes == [len(self._tensors[name].shape) for name in order]:
-                places = [f"{where}[{_shown(key)}]" for key in keys]
+                self._seen.update(id(container) for _, container, _, _ in found)
                 return [
-                    _Held(place, name, value, _putting(place, item, key, value))
-                    for place, name, key, value in zip(places, order, keys, values, strict=True)
+                    _Held(place, name, value, _putting(place, container, key, value))
+                    for name, (place, container, key, value) in zip(order, found, strict=True)
                 ]
         return []
+
+    def _tensors_in(self, where: str, item: Any) -> Iterator[tuple[str, Any, Any, Any] | None]:
+        """Place, container, key and value of all that is in nested containers; None, and an end,
+        where something is no tensor or one of the network's own."""
+        pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
+        for key, value in list(pairs):
+            place = f"{where}[{_shown(key)}]"
+            if self._is_other_tensor(value):
+                yield place, item, key, value
+                continue
+            inside = (
+                self._tensors_in(place, value)
+                if isinstance(value, Mapping | list | tuple) and id(value) not in self._seen
+                else iter((None,))
+            )
+            for found in inside:
+                yield found
+                if found is None:
+                    return
 
     def _is_other_tensor(self, value: object) -> bool:
         return isinstance(value, paddle.Tensor | np.ndarray) and id(value) not in self._own
@@ -243,16 +272,11 @@ class _Search:
             key = key.rpartition("_")[0]
         return self._paddle_names.get(key)
 
-    def _require_another(self, where: str, layer: paddle.nn.Layer) -> None:
-        """Raise PruneError where a layer has parameters like those of the network."""
+    def _is_copy(self, layer: paddle.nn.Layer) -> bool:
+        """Whether a layer has parameters like those of the network."""
         tensors = tensors_of(layer)
-        alike = self._parameters and self._parameters.items() <= _shapes(tensors).items()
-        if alike and any(id(tensors[name]) not in self._own for name in self._parameters):
-            raise PruneError(
-                f"{where} is a {type(layer).__name__} with all the parameters of the network that "
-                "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
-                "or an average, which has to be pruned along, cannot be known. Train without it."
-            )
+        alike = bool(self._parameters) and self._parameters.items() <= _shapes(tensors).items()
+        return alike and any(id(tensors[name]) not in self._own for name in self._parameters)
 
 
 def _values(tensor: paddle.Tensor) -> Array:

@@ -83,6 +83,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if not section.dry_run:
         _require_epochs(settings, arguments["pre_best_model_dict"])
     holders = _holders(arguments)
+    holders.require_known()
     if section.sensitivity.file is not None and len(found) > 1:
         raise PruneError(
             f"{source}: Prune.sensitivity.file is one file, but "
