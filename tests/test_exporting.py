@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import shutil
 import struct
 import sys
 import types
@@ -266,16 +266,17 @@ CONFIG = {
 
 @pytest.fixture
 def tree_module() -> types.ModuleType:
-    """A module with PaddleOCR's function, which exports another layer where it is told to."""
+    """A module with PaddleOCR's function, which exports other weights where it is told to."""
     module = types.ModuleType("export_model")
 
     def export_single_model(
         model: Any, arch_config: Any, save_path: Any, logger: Any, yaml_path: Any, config: Any
     ) -> str:
+        right = model.conv.bias.numpy()
         if config["Global"].get("wrong"):
-            model = copy.deepcopy(model)
-            model.conv.bias.set_value(model.conv.bias + 0.1)
+            model.conv.bias.set_value(right + np.float32(0.1))
         saved(model, Path(save_path).parent, InputSpec([1, 3, 8, 8], "float32"))
+        model.conv.bias.set_value(right)
         return "exported"
 
     module.export_single_model = export_single_model  # type: ignore[attr-defined]
@@ -320,8 +321,14 @@ def test_a_wrong_export_ends_the_export_and_not_the_training(
         assert capsys.readouterr().err.count(said) == 1
     assert not (tmp_path / "bad" / "inference.json").exists()
     assert not (tmp_path / "bad" / "inference.pdiparams").exists()
-    aside = ExportedModel(tmp_path / "bad" / "inference.wrong")
+    aside = ExportedModel(tmp_path / "bad" / "wrong_inference")
     assert aside.run([[np.zeros(SIZE, "float32")]])[0][0].shape == (1, 4, 8, 8)
+    # What lies beside it is not taken for a part of the next one.
+    for suffix in (".json", ".pdiparams"):
+        shutil.copy(f"{aside.prefix}{suffix}", tmp_path / "bad" / f"inference.other{suffix}")
+    caplog.clear()
+    assert export(tmp_path / "bad") == "exported"
+    assert "all of its 2 weights are the same" in caplog.text
 
 
 def test_no_trouble_of_the_check_ends_a_training(

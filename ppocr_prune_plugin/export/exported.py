@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ Array = npt.NDArray[Any]
 
 _PROGRAMS = (".json", ".pdmodel")
 _WEIGHTS = ".pdiparams"
-_ASIDE = ".wrong"
+_ASIDE = "wrong_"
 
 
 class CannotRun(PruneError):
@@ -71,13 +72,18 @@ class ExportedModel:
         """
         if self._program.suffix != ".json":
             return {}
-        try:
-            loaded = paddle.jit.load(str(self.prefix))
-        except Exception as error:  # whatever Paddle raises
-            raise CannotRun(
-                f"{self.prefix}: the export was written, but Paddle cannot load it "
-                f"({type(error).__name__})."
-            ) from error
+        # Paddle takes a neighbour whose name begins in the same way for another part of the model.
+        with tempfile.TemporaryDirectory(prefix="ppocr-prune-export-") as folder:
+            alone = Path(folder) / "model"
+            for suffix in (".json", _WEIGHTS):
+                os.symlink(self._file(suffix).absolute(), f"{alone}{suffix}")
+            try:
+                loaded = paddle.jit.load(str(alone))
+            except Exception as error:  # whatever Paddle raises
+                raise CannotRun(
+                    f"{self.prefix}: the export was written, but Paddle cannot load it "
+                    f"({type(error).__name__})."
+                ) from error
         # Loading makes names unique by a number at their end.
         tensors = loaded.state_dict().values()
         return {tensor.name.rpartition("_")[0]: tensor.numpy() for tensor in tensors}
@@ -85,7 +91,7 @@ class ExportedModel:
     def move_aside(self) -> Path:
         """Give the files other names, so that nobody takes them for a good model; what had those
         names is replaced. Returns the new prefix."""
-        aside = self.prefix.with_name(self.prefix.name + _ASIDE)
+        aside = self.prefix.with_name(_ASIDE + self.prefix.name)
         for suffix in (*_PROGRAMS, _WEIGHTS):
             if self._file(suffix).exists():
                 os.replace(self._file(suffix), aside.with_name(aside.name + suffix))
