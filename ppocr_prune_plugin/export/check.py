@@ -55,12 +55,14 @@ class Agreement:
 class Reference:
     """What a network answers, noted before it is exported."""
 
-    def __init__(self, run: Run, inputs: Sequence[Any]) -> None:
+    def __init__(self, run: Run, inputs: Sequence[Any], tolerance: float = TOLERANCE) -> None:
         """Args:
         run: gives the network's outputs, in inference mode, for arrays in the order of its
             ``forward``; it is not needed afterwards.
         inputs: ``(shape, dtype)`` pairs, or arrays for what has to be as it is.
+        tolerance: share of what an output varies by that may differ.
         """
+        self._tolerance = tolerance
         self.inputs = candidates(inputs)
         self._answers = [_precise(run(arrays)) for arrays in self.inputs]
         self._again = [_precise(run(nudged(inputs, arrays))) for arrays in self.inputs]
@@ -107,7 +109,7 @@ class Reference:
         spread, size = _variation(expected), _size(expected)
         says_something = spread > 0 and _NOISE_MARGIN * noise <= _DROWNED * spread
         scale = spread if says_something else size
-        allowed = max(TOLERANCE * scale, _NOISE_MARGIN * noise)
+        allowed = max(self._tolerance * scale, _NOISE_MARGIN * noise)
         if not difference <= allowed:  # a NaN is no agreement
             what = "what it varies by" if says_something else "its largest value"
             raise Differs(
