@@ -39,6 +39,7 @@ class _State:
     involved: bool | None = None  # None until merge_config was called
     config_path: str | None = None
     config: Mapping[str, Any] | None = None  # as the tool has it, once merged
+    section: PruneSection | None = None  # of that
     options: list[str] = field(default_factory=list)  # keys of -o that are ours
 
 
@@ -92,9 +93,15 @@ def current_section(
     Raises:
         PruneError: the section is not valid.
     """
+    if config is _state.config and source is None and (_state.training or not prunes):
+        return _state.section  # parsed when the config was merged
+    return _parse(config, source or section_source(), prunes)
+
+
+def _parse(config: Any, source: str, prunes: bool) -> PruneSection | None:
     if not isinstance(config, Mapping) or "Prune" not in config:
         return None
-    section = parse_section(config["Prune"], source or section_source(), prunes)
+    section = parse_section(config["Prune"], source, prunes)
     return section if section.enable else None
 
 
@@ -158,16 +165,16 @@ def _wrap_merge_config(original: Any, tree: Path) -> Any:
             add_option_parents(config, opts)
             _state.options += [key for key in opts if key.split(".")[0] == "Prune"]
         merged = original(config, opts, *args, **kwargs)
+        _state.section = _parse(merged, section_source(), _state.training)
         _state.config = merged
-        _check(merged, tree)
+        _check(merged, _state.section, tree)
         return merged
 
     return merge_config
 
 
-def _check(config: Any, tree: Path) -> None:
+def _check(config: Any, section: PruneSection | None, tree: Path) -> None:
     """Everything that can be wrong before any work is done."""
-    section = current_section(config, prunes=_state.training)
     warn_of_near_names(config, _state.config_path or "the config")
     weights = pruned_weights([config.get(key) for key in ("Global", "Architecture")])
     _state.involved = section is not None or weights is not None
