@@ -212,3 +212,29 @@ def test_a_network_that_was_rebuilt(net: Net, graph: ChannelGraph) -> None:
     assert [t.shape for t in listed] == [t.shape for t in net.parameters()]
     with pytest.raises(PruneError, match=r"ema\['stem\.weight'\] has the shape \[8, 3, 3, 3\]"):
         Holders(net, {"ema": filled}).renew()
+
+
+def test_what_recovery_changed_is_in_copies_and_averages(net: Net, graph: ChannelGraph) -> None:
+    """A copy becomes the compensated weights, an average of half the size half of them, also where
+    no axis was cut (a bias); an optimizer's moments are cut and nothing else."""
+    random = np.random.default_rng(0)
+    copied = average(net)
+    half = {name: tensor * 0.5 for name, tensor in average(net).items()}
+    moments = {
+        name: paddle.to_tensor(random.standard_normal(tensor.shape).astype("float32"))
+        for name, tensor in net.named_parameters()
+    }
+    whole = {name: tensor.numpy() for name, tensor in moments.items()}
+    holders = Holders(net, {"copy": copied, "half": half, "moments": moments})
+    plan = [GroupPlan(graph.groups[0].name, 8, KEPT, len(KEPT))]
+    surgery.prune(net, graph, plan)
+    for tensor in (net.head.weight, net.head.bias):
+        tensor.set_value(tensor.numpy() * 1.5 + 0.25)
+    masks = surgery.kept_masks(graph, plan)
+    holders.cut(masks)
+    for name, tensor in net.state_dict().items():
+        now = tensor.numpy()
+        assert np.allclose(copied[name].numpy(), now, rtol=1e-6, atol=1e-7), name
+        assert np.allclose(half[name].numpy(), 0.5 * now, rtol=1e-6, atol=1e-7), name
+    for name, array in whole.items():
+        assert np.array_equal(moments[name].numpy(), surgery.cut(array, masks.get(name, {}))), name
