@@ -52,6 +52,7 @@ class Holders:
         self._held = list(search.through(roots))
         held = {item.name for item in self._held}
         self._before = {name: _values(self._tensors[name]) for name in held}
+        self._shares = self._shares_of_values()
         self._copies = search.copies
 
     def require_known(self) -> None:
@@ -104,20 +105,32 @@ class Holders:
             held.put(np.full(shape, array.flat[0], array.dtype))
 
     def _followed(self, held: _Held, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
-        """What was cut of a holder's tensor, with what its parameter was changed by beside the cut.
-
-        A copy, a master weight or an average holds a share of the parameter's values (one that
-        corrects its bias when it is read holds less than the whole); an optimizer's moments point
-        elsewhere, and stay.
-        """
-        whole, array = held.array, cut(held.array, axes)
-        before = self._before[held.name]
-        power, size = float(np.vdot(before, before)), float(np.vdot(whole, whole))
-        product = float(np.vdot(before, whole))
-        if not power or not size or product < _ALIKE * float(np.sqrt(power * size)):
+        """What was cut of a holder's tensor, with what its parameter was changed by beside the cut
+        if it is a copy or an average of it."""
+        array = cut(held.array, axes)
+        share = self._shares.get(held.container, 0.0)
+        if not share:
             return array
-        change = _values(self._tensors[held.name]) - cut(before, axes)
-        return (array + product / power * change).astype(array.dtype) if change.any() else array
+        change = _values(self._tensors[held.name]) - cut(self._before[held.name], axes)
+        return (array + share * change).astype(array.dtype) if change.any() else array
+
+    def _shares_of_values(self) -> dict[str, float]:
+        """Container → the share of the parameters' values that its tensors hold.
+
+        Copies and master weights hold the whole, an average that corrects its bias when it is read
+        less; an optimizer's moments point elsewhere, and hold none.
+        """
+        sums: dict[str, Array] = {}
+        for held in self._held:
+            if held.shape == self._shapes[held.name]:
+                before, own = self._before[held.name], held.array
+                products = [np.vdot(before, own), np.vdot(before, before), np.vdot(own, own)]
+                sums[held.container] = sums.get(held.container, 0.0) + np.array(products, float)
+        return {
+            container: float(product / power)
+            for container, (product, power, size) in sums.items()
+            if power and size and product >= _ALIKE * np.sqrt(power * size)
+        }
 
     @staticmethod
     def _require_fitting(held: _Held, shape: tuple[int, ...]) -> None:
@@ -143,6 +156,11 @@ class _Held:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
+
+    @property
+    def container(self) -> str:
+        """What holds it, and others like it."""
+        return self.where.rpartition("[")[0]
 
     @property
     def array(self) -> Array:
