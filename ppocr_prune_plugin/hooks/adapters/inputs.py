@@ -43,6 +43,7 @@ _CHANNELS_FIRST = _Resize()
 _SCALE = _Resize(axes=("scale",))
 _HEIGHT_WIDTH = _Resize(axes=("height width",))
 _WIDEST = _Resize(axes=("channels height _ width",))
+# All but SRResize, which states the size of the network's result.
 _RESIZES: dict[str, _Resize] = {
     **dict.fromkeys(
         (
@@ -92,7 +93,8 @@ def example_inputs(config: Mapping[str, Any]) -> Inputs:
     labels = training_labels(config, tuple(shape), 1)
     batch = [image, *(labels[name] for name in deployed if name in labels)]
     # In one list where training gives the model one.
-    return [batch] if len(call_arguments(batch, config)) == 1 else [image, batch[1:]]
+    whole = isinstance(call_arguments(batch, config)[0], list)
+    return [batch] if whole else [image, batch[1:]]
 
 
 def training_inputs(config: Mapping[str, Any]) -> Inputs:
