@@ -254,15 +254,17 @@ def _hook_findings(tree: Path) -> Iterator[Finding]:
     for check in check_tree(tree):
         where = f"hook point {check.module}.{check.point.name}"
         if not check.fits:
+            file = check.file.relative_to(tree)
             yield Finding(
                 "FAIL",
-                f"{where}: {check.file.relative_to(tree)} lacks {check.lacks}",
+                f"{where}: {file} "
+                + (f"lacks {check.lacks}" if check.file.is_file() else "is not there"),
                 "use an unmodified PaddleOCR from release/2.6 to the current main branch",
             )
         elif check.found:
             yield Finding("ok", where)
         else:
-            yield Finding("note", f"{where} is not there; this release does without it")
+            yield Finding("ok", f"{where}: not in this release, which does without it")
 
 
 def _algorithm_findings(tree: Path) -> Iterator[Finding]:
