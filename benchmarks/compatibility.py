@@ -44,9 +44,8 @@ _MODELS = {
     "cls": "the angle classifier with its weights",
     "ema": "the same with `Global.use_ema`, where the tree has it",
     "distillation": "the detector beside a frozen teacher",
-    "newest-det": "the newest mobile or small detector among the tree's stock configs (PP-OCRv3 to"
-    " v6), as it stands but for data and sizes of images, random weights",
-    "newest-rec": "the newest recogniser among them",
+    "PP-OCRv…": "the tree's newest stock configs of a mobile or small detector and recogniser, as"
+    " they stand but for data and sizes of images; random weights",
 }
 
 
@@ -74,7 +73,8 @@ def run(tree: Path, name: str, python: str) -> Row:
 def read_report(xml: str) -> dict[str, dict[str, list[str]]]:
     """JUnit's report as {model: {stage: [outcome, message]}}.
 
-    An outcome is "ok", "unpruned" (fails without this package, too), "failed" or "skipped".
+    An outcome is "ok", "unpruned" (fails without this package, too), "failed" or "skipped". A model
+    from a stock config bears its name.
     """
     outcomes: dict[str, dict[str, list[str]]] = {}
     for case in ElementTree.fromstring(xml).iter("testcase"):
@@ -83,6 +83,9 @@ def read_report(xml: str) -> dict[str, dict[str, list[str]]]:
             continue
         model, stage = found.groups()
         outcome, message = "ok", ""
+        for said in case.iter("property"):
+            if model.startswith("newest-") and said.get("name") == "config":
+                model = said.get("value", model)
         for problem in case:
             if problem.tag in ("failure", "error"):
                 message = problem.get("message", "").strip()

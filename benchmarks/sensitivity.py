@@ -30,7 +30,7 @@ from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.plan import GroupPlan
 from ppocr_prune_plugin.ratios.budget import Curve, widths_by_max_loss
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
-from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
+from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.store import SensitivityFile
@@ -108,7 +108,7 @@ def main() -> int:
         our_seconds = {"(baseline)": time.perf_counter() - begin}
         analysis = Analysis(
             model, graph, file, evaluation, ranker, RATIOS, args.round_to,
-            BatchNormRecalibration(model, []), Team(), args.exact,
+            Recovery(model, graph, []), Team(), args.exact,
         )  # fmt: skip
 
         loop_curves = {}

@@ -97,6 +97,15 @@ def page(tree: Path, rows: dict[str, Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _is_asked(name: str, patterns: list[str]) -> bool:
+    path = name.removeprefix("configs/")
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in wanted) and not any(
+        fnmatch.fnmatchcase(path, pattern) for pattern in left_out
+    )
+
+
 def _earlier(path: Path | None, tree: Path) -> dict[str, Row]:
     """Rows of an earlier run on the same tree."""
     if path is None or not path.is_file():
@@ -111,7 +120,9 @@ def main() -> int:
     """Run what has no row yet, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tree", type=Path, required=True, help="a PaddleOCR source tree")
-    parser.add_argument("--configs", default="*", help="patterns of paths, with commas")
+    parser.add_argument(
+        "--configs", default="*", help="patterns of paths, with commas; a ! before one leaves out"
+    )
     parser.add_argument("--results", type=Path, default=None, help="a JSON file that keeps rows")
     parser.add_argument("--again", action="store_true", help="also run what has a row already")
     parser.add_argument("--out", type=Path, default=None, help="a Markdown file for the table")
@@ -121,12 +132,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, choices=range(1, _JOBS + 1))
     args = parser.parse_args()
     tree = require_tree(args.tree)
-    patterns = args.configs.split(",")
-    names = [
-        name
-        for name in configs_of(tree)
-        if any(fnmatch.fnmatchcase(name.removeprefix("configs/"), p) for p in patterns)
-    ]
+    names = [name for name in configs_of(tree) if _is_asked(name, args.configs.split(","))]
     if not names:
         raise SystemExit(f"{tree}: no config under configs/ fits {args.configs}.")
     rows = _earlier(args.results, tree)

@@ -83,7 +83,7 @@ def _main(prefix: str, source: str, target: str) -> None:
     if source:
         outputs = executor.run(program, feed={feeds[0]: np.load(source)}, fetch_list=fetches)
         arrays.update({f"{_OUTPUT}{index}": output for index, output in enumerate(outputs)})
-    np.savez(target, **arrays)
+    np.savez(target, **arrays)  # type: ignore[arg-type]  # NumPy declares one more keyword
 
 
 if __name__ == "__main__":

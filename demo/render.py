@@ -151,8 +151,8 @@ def _render_one(rng: np.random.Generator, fonts: Sequence[Path], page: bool) -> 
     pixels = canvas.pixels
     if rng.random() < 0.5:
         pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.3, 0.9)))
-    pixels = pixels + rng.normal(0, rng.uniform(1, 9), pixels.shape)
-    canvas.pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+    noisy = pixels + rng.normal(0, rng.uniform(1, 9), pixels.shape)
+    canvas.pixels = np.clip(noisy, 0, 255).astype(np.uint8)
     return canvas
 
 
@@ -238,7 +238,7 @@ def _text_mask(text: str, font: ImageFont.FreeTypeFont) -> npt.NDArray[np.float3
     size = (math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin)
     image = Image.new("L", size)
     ImageDraw.Draw(image).text((margin - left, margin - top), text, fill=255, font=font)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _font(

@@ -4,7 +4,8 @@ A training program keeps more than the network: an optimizer's accumulators and 
 moving average for evaluation, what was loaded from a checkpoint and waits for the first step. They
 are found by what they hold, not by class: mappings from a parameter's name (the structured one or
 Paddle's own, which accumulators extend by a suffix), from the parameter itself or its ``id``, and
-lists in the order of the parameters, in any object that can be reached from given roots.
+containers, nested ones too, that have the parameters' order and numbers of axes; in any object that
+can be reached from given roots.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import paddle
 
 from .errors import PruneError
-from .graph.live import tensors_of, untrained, write
+from .graph.live import tensors_of, write
 from .surgery import Masks, cut
 
 Array = npt.NDArray[Any]
@@ -32,6 +33,8 @@ _LEAVES = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
 _WRAPPERS = ("_layers.", "module.")
 # A layer keeps its own parameters in these.
 _OF_LAYERS = ("_parameters", "_buffers")
+# Cosine from which on a tensor counts as a copy or an average of its parameter.
+_ALIKE = 0.5
 
 
 class Holders:
@@ -40,23 +43,36 @@ class Holders:
     Args:
         model: the network, with the widths that it has now; not its ``DataParallel``.
         roots: objects to search, by the names that messages call them by.
-
-    Raises:
-        PruneError: one of them has a second copy of the network, a layer: whether that is to stay
-            whole, as a teacher, or to be pruned, as an average, cannot be known.
     """
 
     def __init__(self, model: paddle.nn.Layer, roots: Mapping[str, object]) -> None:
         self._tensors = tensors_of(model)
         self._shapes = _shapes(self._tensors)
-        self._statistics = {name: tensor.numpy() for name, tensor in untrained(model).items()}
-        self._held = list(_Search(model, self._tensors).through(roots))
+        search = _Search(model, self._tensors)
+        self._held = list(search.through(roots))
+        held = {item.name for item in self._held}
+        self._before = {name: _values(self._tensors[name]) for name in held}
+        self._shares = self._shares_of_values()
+        self._copies = search.copies
+
+    def require_known(self) -> None:
+        """Raise :class:`PruneError` where there is a second copy of the network, a layer.
+
+        Whether that is to stay whole, as a teacher, or to be pruned, as an average, cannot be
+        known; it can be said before hours of analysis.
+        """
+        for where, layer in self._copies:
+            raise PruneError(
+                f"{where} is a {type(layer).__name__} with all the parameters of the network that "
+                "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
+                "or an average, which has to be pruned along, cannot be known. Train without it."
+            )
 
     def cut(self, masks: Masks) -> None:
         """Cut everything along, after the model was pruned.
 
-        Statistics that were re-estimated after the cut are in an average what they are in the
-        network now: those of before belong to other sums.
+        Statistics that were re-estimated and weights that were compensated are in a copy or an
+        average what they are in the network now: those of before belong to other sums.
 
         Args:
             masks: what stays, per parameter and axis.
@@ -66,8 +82,11 @@ class Holders:
         """
         after = _shapes(self._tensors)
         for held in self._held:
-            if held.shape == self._shapes[held.name] != after[held.name]:
-                held.put(self._followed(held, cut(held.array, masks[held.name])))
+            if held.shape == self._shapes[held.name]:
+                old = held.array
+                new = self._followed(held, masks.get(held.name, {}))
+                if new.shape != old.shape or (new != old).any():
+                    held.put(new)
             elif after[held.name] != self._shapes[held.name]:
                 self._require_fitting(held, after[held.name])
 
@@ -85,17 +104,33 @@ class Holders:
                 self._require_fitting(held, shape)
             held.put(np.full(shape, array.flat[0], array.dtype))
 
-    def _followed(self, held: _Held, array: Array) -> Array:
-        """What was cut of a holder's tensor, or what the network's statistics are now.
-
-        An average that corrects its bias when it is read holds a share of the true values.
-        """
-        before = self._statistics.get(held.name)
-        if before is None or not before.any():
+    def _followed(self, held: _Held, axes: Mapping[int, npt.NDArray[np.bool_]]) -> Array:
+        """What was cut of a holder's tensor, with what its parameter was changed by beside the cut
+        if it is a copy or an average of it."""
+        array = cut(held.array, axes)
+        share = self._shares.get(held.container, 0.0)
+        if not share:
             return array
-        whole = before.astype(np.float64)
-        share = float(np.vdot(whole, held.array) / np.vdot(whole, whole))
-        return (share * self._tensors[held.name].numpy()).astype(array.dtype)
+        change = _values(self._tensors[held.name]) - cut(self._before[held.name], axes)
+        return (array + share * change).astype(array.dtype) if change.any() else array
+
+    def _shares_of_values(self) -> dict[str, float]:
+        """Container → the share of the parameters' values that its tensors hold.
+
+        Copies and master weights hold the whole, an average that corrects its bias when it is read
+        less; an optimizer's moments point elsewhere, and hold none.
+        """
+        sums: dict[str, Array] = {}
+        for held in self._held:
+            if held.shape == self._shapes[held.name]:
+                before, own = self._before[held.name], held.array
+                products = [np.vdot(before, own), np.vdot(before, before), np.vdot(own, own)]
+                sums[held.container] = sums.get(held.container, 0.0) + np.array(products, float)
+        return {
+            container: float(product / power)
+            for container, (product, power, size) in sums.items()
+            if power and size and product >= _ALIKE * np.sqrt(power * size)
+        }
 
     @staticmethod
     def _require_fitting(held: _Held, shape: tuple[int, ...]) -> None:
@@ -123,6 +158,11 @@ class _Held:
         return tuple(self.value.shape)
 
     @property
+    def container(self) -> str:
+        """What holds it, and others like it."""
+        return self.where.rpartition("[")[0]
+
+    @property
     def array(self) -> Array:
         return self.value.numpy() if isinstance(self.value, paddle.Tensor) else self.value
 
@@ -140,7 +180,8 @@ class _Search:
         self._parameters = _shapes(parameters)
         self._orders = [list(parameters), learned, list(model.state_dict()), list(tensors)]
         self._seen: set[int] = set()
-        self._kept: list[object] = []  # an id is taken once its object is gone
+        self._alive: list[object] = []  # an id may be taken once its object is gone
+        self.copies: list[tuple[str, paddle.nn.Layer]] = []
 
     def through(self, roots: Mapping[str, object]) -> Iterator[_Held]:
         """Everything held, breadth first: shorter ways make better names."""
@@ -150,21 +191,22 @@ class _Search:
             if isinstance(item, _LEAVES) or id(item) in self._seen or id(item) in self._layers:
                 continue
             self._seen.add(id(item))
-            self._kept.append(item)
+            self._alive.append(item)
             if isinstance(item, paddle.Tensor | np.ndarray):
                 continue
-            if isinstance(item, paddle.nn.Layer):
-                self._require_another(where, item)
+            if isinstance(item, paddle.nn.Layer) and self._is_copy(item):
+                self.copies.append((where, item))
             found, inside = self._look_into(where, item)
             yield from found
-            waiting.extend(inside)
+            waiting.extend(pair for pair in inside if not isinstance(pair[1], _LEAVES))
 
     def _look_into(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
         """What a container or object holds of the parameters, and what else is in it."""
         if isinstance(item, Mapping):
             return self._in_mapping(where, item)
         if isinstance(item, list | tuple | deque):
-            return self._in_sequence(where, item)
+            inside = [(f"{where}[{number}]", value) for number, value in enumerate(item)]
+            return self._in_order(where, item), inside
         if isinstance(item, set | frozenset):
             return [], [(where, value) for value in item]
         if isinstance(item, types.MethodType):
@@ -196,27 +238,42 @@ class _Search:
                 held.append(_Held(place, name, value, _putting(place, item, key, value)))
             else:
                 others.append((place, value))
-        if not held:  # such as {0: tensor, 1: tensor}
-            held = self._in_order(where, item, [key for key, _ in entries], [v for _, v in entries])
-        return held, others
+        return held or self._in_order(where, item), others
 
-    def _in_sequence(self, where: str, item: Any) -> tuple[list[_Held], list[tuple[str, object]]]:
-        held = self._in_order(where, item, list(range(len(item))), list(item))
-        return held, [(f"{where}[{number}]", value) for number, value in enumerate(item)]
-
-    def _in_order(self, where: str, item: Any, keys: list[Any], values: list[Any]) -> list[_Held]:
+    def _in_order(self, where: str, item: Any) -> list[_Held]:
         """Tensors in the order of the parameters: as many, each with as many axes."""
-        if len(values) < 2 or not all(map(self._is_other_tensor, values)):
+        leaves = list(self._tensors_in(where, item))
+        if len(leaves) < 2 or None in leaves:
             return []
-        axes = [len(value.shape) for value in values]
+        found = [leaf for leaf in leaves if leaf is not None]
+        axes = [len(value.shape) for _, _, _, value in found]
         for order in self._orders:
             if axes == [len(self._tensors[name].shape) for name in order]:
-                places = [f"{where}[{_shown(key)}]" for key in keys]
+                self._seen.update(id(container) for _, container, _, _ in found)
                 return [
-                    _Held(place, name, value, _putting(place, item, key, value))
-                    for place, name, key, value in zip(places, order, keys, values, strict=True)
+                    _Held(place, name, value, _putting(place, container, key, value))
+                    for name, (place, container, key, value) in zip(order, found, strict=True)
                 ]
         return []
+
+    def _tensors_in(self, where: str, item: Any) -> Iterator[tuple[str, Any, Any, Any] | None]:
+        """Place, container, key and value of all that is in nested containers; None, and an end,
+        where something is no tensor or one of the network's own."""
+        pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
+        for key, value in list(pairs):
+            place = f"{where}[{_shown(key)}]"
+            if self._is_other_tensor(value):
+                yield place, item, key, value
+                continue
+            inside = (
+                self._tensors_in(place, value)
+                if isinstance(value, Mapping | list | tuple) and id(value) not in self._seen
+                else iter((None,))
+            )
+            for found in inside:
+                yield found
+                if found is None:
+                    return
 
     def _is_other_tensor(self, value: object) -> bool:
         return isinstance(value, paddle.Tensor | np.ndarray) and id(value) not in self._own
@@ -233,16 +290,16 @@ class _Search:
             key = key.rpartition("_")[0]
         return self._paddle_names.get(key)
 
-    def _require_another(self, where: str, layer: paddle.nn.Layer) -> None:
-        """Raise PruneError where a layer has parameters like those of the network."""
+    def _is_copy(self, layer: paddle.nn.Layer) -> bool:
+        """Whether a layer has parameters like those of the network."""
         tensors = tensors_of(layer)
-        alike = self._parameters and self._parameters.items() <= _shapes(tensors).items()
-        if alike and any(id(tensors[name]) not in self._own for name in self._parameters):
-            raise PruneError(
-                f"{where} is a {type(layer).__name__} with all the parameters of the network that "
-                "is to be pruned, a second copy of it. Whether it is a teacher, which stays whole, "
-                "or an average, which has to be pruned along, cannot be known. Train without it."
-            )
+        alike = bool(self._parameters) and self._parameters.items() <= _shapes(tensors).items()
+        return alike and any(id(tensors[name]) not in self._own for name in self._parameters)
+
+
+def _values(tensor: paddle.Tensor) -> Array:
+    """Numbers of any float type as float64 (NumPy knows no bfloat16)."""
+    return tensor.astype("float32").numpy().astype(np.float64)
 
 
 def renew_reducer(model: paddle.nn.Layer) -> None:

@@ -12,7 +12,7 @@ from .graph.groups import ChannelGroup
 from .network import Network
 from .ratios.budget import Curve
 from .ratios.targets import Depth
-from .recovery.batch_norm import BatchNormRecalibration
+from .recovery.recovery import Recovery
 from .run_lock import own
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, check_direction
@@ -27,7 +27,7 @@ class Measuring:
     """Measures the curves of the groups that may be pruned, with whoever is on the team.
 
     ``source`` names where the section is written, for messages; ``ranker`` has seen the unpruned
-    network; ``batches`` counts those that ``recalibration`` runs; ``settings`` are what else losses
+    network; ``batches`` counts those that ``recovery`` runs; ``settings`` are what else losses
     depend on, by name, where the criterion looks at the network (True) or at weights alone;
     ``folder`` takes the sensitivity file where the section names none.
     """
@@ -38,7 +38,7 @@ class Measuring:
     source: str
     evaluation: Evaluation
     ranker: Ranker
-    recalibration: BatchNormRecalibration
+    recovery: Recovery
     batches: int
     settings: Callable[[bool], Mapping[str, str]]
     folder: Path
@@ -90,7 +90,7 @@ class Measuring:
         options, network = self.section.sensitivity, self.network
         return Analysis(
             network.model, network.graph, self._file(), self.evaluation, self.ranker,
-            options.ratios, self.section.round_to, self.recalibration, self.team, options.exact,
+            options.ratios, self.section.round_to, self.recovery, self.team, options.exact,
         )  # fmt: skip
 
     def _file(self) -> SensitivityFile:

@@ -104,7 +104,7 @@ def collect(
     moments: dict[str, Moments] = {}
     norms: dict[str, str] = {}
     layers = dict(model.named_sublayers())
-    with _watched(layers, readers, moments, norms), _evaluating(model), paddle.no_grad():
+    with _watched(layers, readers, moments, norms), evaluating(model), paddle.no_grad():
         for run in batches:
             run()
     found = [
@@ -162,7 +162,8 @@ def _why_not(layer: paddle.nn.Layer | None, own: str, axis: int) -> str:
 
 
 @contextmanager
-def _evaluating(model: paddle.nn.Layer) -> Iterator[None]:
+def evaluating(model: paddle.nn.Layer) -> Iterator[None]:
+    """In this block the model is in evaluation mode."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     try:

@@ -64,6 +64,18 @@ class LatencyOptions:
 
 
 @dataclass(frozen=True)
+class RecoveryOptions:
+    """What is given back after a cut, without training.
+
+    ``compensate`` gives the layers that read removed channels new weights, by what the network
+    computes on ``images`` training images.
+    """
+
+    compensate: bool = True
+    images: int = 32
+
+
+@dataclass(frozen=True)
 class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
@@ -86,6 +98,7 @@ class PruneSection:
     bn_batches: int = 2
     sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
+    recovery: RecoveryOptions = field(default_factory=RecoveryOptions)
     dry_run: bool = False
     allow_untrained: bool = False
 
@@ -248,6 +261,9 @@ class _Checker:
     def positive(self, key: str, value: object) -> int:
         return self.integer(key, value, 1)
 
+    def two_or_more(self, key: str, value: object) -> int:
+        return self.integer(key, value, 2)
+
     def not_negative(self, key: str, value: object) -> int:
         return self.integer(key, value, 0)
 
@@ -390,7 +406,12 @@ _LATENCY_CHECKS = {
     "batch": _Checker.positive,
     "shape": _Checker.image,
 }
+_RECOVERY_CHECKS = {
+    "compensate": _Checker.boolean,
+    "images": _Checker.two_or_more,
+}
 _SUBSECTIONS: dict[str, tuple[type, Mapping[str, Callable[[_Checker, str, object], Any]]]] = {
     "sensitivity": (SensitivityOptions, _SENSITIVITY_CHECKS),
     "latency": (LatencyOptions, _LATENCY_CHECKS),
+    "recovery": (RecoveryOptions, _RECOVERY_CHECKS),
 }

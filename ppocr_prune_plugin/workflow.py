@@ -5,6 +5,7 @@ Knows nothing of PaddleOCR: a network, an evaluation and a section go in.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,13 @@ from .decision import Decision, decide, decide_by_ratio
 from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .measuring import Measuring
+from .moments import ReadMoments, collect
 from .network import Network, apply_checked, make_plan
 from .plan import PruningPlan, load_plan
 from .ratios.targets import MeasuredTarget, Ratio, target_of
-from .recovery.batch_norm import BatchNormRecalibration, load_statistics, save_statistics
-from .report.build import collect
+from .recovery.recovery import Recovery
+from .recovery.sharing import load_state, save_state
+from .report.build import build_report
 from .report.html import write_report
 from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
@@ -33,7 +36,8 @@ class PruningRun:
     """One pruning of one live model.
 
     ``evaluation`` is None where there is no evaluation set; every item of ``calibration`` runs one
-    training batch through the model, to re-estimate batch norms; ``gradients`` gives, for each of
+    training batch through the model, to re-estimate batch norms; every item of ``shown`` runs a
+    batch of images, to see what its layers read; ``gradients`` gives, for each of
     some training batches, parameter name → gradient, for criteria that ask for them; ``folder``
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
@@ -48,6 +52,7 @@ class PruningRun:
     source: str
     evaluation: Evaluation | None
     calibration: Sequence[Callable[[], object]]
+    shown: Sequence[Callable[[], object]]
     gradients: Callable[[], Sequence[Arrays]]
     folder: Path
     logger: logging.Logger
@@ -77,10 +82,11 @@ class PruningRun:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_frozen()
-        ranker = self._ranker()  # what is wrong with it is said before hours of measuring
-        recalibration = BatchNormRecalibration(network.model, self.calibration)
+        moments = self._moments()
+        ranker = self._ranker(moments)  # what is wrong is said before hours of measuring
+        recovery = self._recovery(moments)
 
-        decision = self._decide(target, groups, ranker, recalibration)
+        decision = self._decide(target, groups, ranker, recovery)
         if decision.problem is not None and not section.dry_run:
             raise PruneError(f"{self.source}: {decision.problem}")
         if decision.problem is not None:
@@ -91,9 +97,9 @@ class PruningRun:
             self.logger.info(line)
 
         undo = apply_checked(network, plan)
-        recalibration.apply(network.graph, plan.groups, undo)
+        self.logger.info(f"prune: {recovery.finish(network.graph, plan.groups, undo)}")
         if self.team.size > 1:
-            save_statistics(network.model, self._statistics_path)
+            save_state(network.model, self._state_path)
 
         after = evaluation() if evaluation is not None else None
         self._report(target, groups, decision, plan, after)
@@ -105,15 +111,16 @@ class PruningRun:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network = self.network
         groups = network.prunable(self.section, self.source)
-        recalibration = BatchNormRecalibration(network.model, self.calibration)
         if self.widths is None and isinstance(target, MeasuredTarget):
-            self._measuring(target, groups, self._ranker(), recalibration).follow()
+            moments = self._moments()
+            ranker, recovery = self._ranker(moments), self._recovery(moments)
+            self._measuring(target, groups, ranker, recovery).follow()
         if self.team.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
         if not self.section.dry_run:
             apply_checked(network, plan)
-            load_statistics(network.model, self._statistics_path)
+            load_state(network.model, self._state_path)
         return plan
 
     def _decide(
@@ -121,10 +128,10 @@ class PruningRun:
         target: Ratio | MeasuredTarget,
         groups: Sequence[ChannelGroup],
         ranker: Ranker,
-        recalibration: BatchNormRecalibration,
+        recovery: Recovery,
     ) -> Decision:
         if self.widths is None and isinstance(target, MeasuredTarget):
-            measuring = self._measuring(target, groups, ranker, recalibration)
+            measuring = self._measuring(target, groups, ranker, recovery)
             return decide(target, measuring, self.folder / "latency.json")
         if self.widths is not None:
             decision = Decision(self.widths)
@@ -142,7 +149,7 @@ class PruningRun:
         target: MeasuredTarget,
         groups: Sequence[ChannelGroup],
         ranker: Ranker,
-        recalibration: BatchNormRecalibration,
+        recovery: Recovery,
     ) -> Measuring:
         if self.evaluation is None:
             raise PruneError(
@@ -151,15 +158,28 @@ class PruningRun:
             )
         return Measuring(
             self.network, groups, self.section, self.source, self.evaluation, ranker,
-            recalibration, len(self.calibration), self.settings, self.folder, self.logger,
+            recovery, len(self.calibration), self.settings, self.folder, self.logger,
             self.team,
         )  # fmt: skip
 
-    def _ranker(self) -> Ranker:
+    def _moments(self) -> Callable[[], ReadMoments]:
+        """What the layers of the unpruned network read; looked at once, when it is asked for."""
+        network = self.network
+        return functools.cache(functools.partial(collect, network.model, network.graph, self.shown))
+
+    def _recovery(self, moments: Callable[[], ReadMoments]) -> Recovery:
+        compensate = self.section.recovery.compensate
+        read = moments() if compensate else None
+        for layer, why in (read.left if read is not None else {}).items():
+            self.logger.info(f"prune: {layer} cannot be compensated: {why}")
+        model, graph = self.network.model, self.network.graph
+        return Recovery(model, graph, self.calibration, read, self.shown)
+
+    def _ranker(self, moments: Callable[[], ReadMoments]) -> Ranker:
         """The criterion, shown the unpruned network."""
         network, ranker = self.network, Ranker(self.section.criterion)
         groups = network.graph.groups
-        ranker.prepare(Context(network.model, network.inputs, groups, self.gradients))
+        ranker.prepare(Context(network.model, network.inputs, groups, self.gradients, moments))
         return ranker
 
     def _report(
@@ -181,7 +201,7 @@ class PruningRun:
             "Sensitivity": decision.file.path if decision.file is not None else None,
             "Latency table": decision.latency_table,
         }
-        report = collect(
+        report = build_report(
             network.graph, groups, network.training_only, self.section, target, self.source, plan,
             decision.file,
             feasibility=decision.feasibility,
@@ -209,6 +229,6 @@ class PruningRun:
         return self.folder / "plan.prune.json"
 
     @property
-    def _statistics_path(self) -> Path:
+    def _state_path(self) -> Path:
         assert self.team.folder is not None
-        return self.team.folder / "statistics.npz"
+        return self.team.folder / "state.npz"

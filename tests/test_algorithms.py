@@ -247,6 +247,29 @@ def test_a_transform_that_states_no_size_is_named() -> None:
         image_shape(config("CRNN", Train=bad))
 
 
+def test_sizes_that_are_single_numbers(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLEOCR_ROOT", str(tree))
+
+    def of(**options: Any) -> Any:
+        return config("Telescope", Eval={"dataset": {"transforms": [{"SRResize": options}]}})
+
+    assert image_shape(of(imgH=32, imgW=128, down_sample_scale=4)) == [3, 8, 32]
+    assert image_shape(of(imgH=48, imgW=-1)) == [3, 24, 64]
+    with pytest.raises(PruneError, match=r"SRResize\.imgW is 0, .* Allowed: width, "):
+        image_shape(of(imgH=48, imgW=0))
+    gray = config("CRNN")
+    gray["Architecture"]["in_channels"] = 1
+    assert image_shape(gray) == [1, 32, 320]
+    gray["Architecture"]["in_channels"] = "one"
+    with pytest.raises(PruneError, match=r"Architecture\.in_channels is 'one'"):
+        image_shape(gray)
+    # A text of no stated length has the usual one.
+    for length in (-1, None, 0):
+        case = config("NRTR")
+        case["Global"]["max_text_length"] = length
+        assert training_labels(case, (1, 32, 100), 2)["label"].shape == (2, 27)
+
+
 def test_labels_of_an_algorithm_that_is_not_in_the_table() -> None:
     def of(keys: list[str], loader: Any = None) -> Any:
         transforms = [{"KeepKeys": {"keep_keys": ["image", *keys]}}]

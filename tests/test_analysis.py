@@ -13,7 +13,7 @@ from paddle import nn
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.graph.groups import build_graph
 from ppocr_prune_plugin.ratios.budget import widths_by_max_loss
-from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
+from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 from ppocr_prune_plugin.sensitivity.store import Point, SensitivityFile
@@ -71,7 +71,7 @@ def analysed(
     file = SensitivityFile(folder / "sen.pickle", {}, {group.name: "w"}, baseline=1.0)
     analysis = Analysis(
         model, graph, file, evaluation, Ranker("l1"), RATIOS, 8,
-        BatchNormRecalibration(model, []), Team(), exact,
+        Recovery(model, graph, []), Team(), exact,
     )  # fmt: skip
     return analysis, evaluation, group.name
 

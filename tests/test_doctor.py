@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from architectures import DETECTORS
 from conftest import RunTool
+from fixtures_networks import build
 from fixtures_trees import changed_tree
 
+from ppocr_prune_plugin.hooks.adapters.sub_models import Part
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
+from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused, rehearse
+from ppocr_prune_plugin.hooks.release import release_of
+from ppocr_prune_plugin.network import inspect
 
 # The console script: unlike -m it leaves the working directory out of sys.path.
 DOCTOR = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "doctor"]
@@ -43,6 +51,34 @@ def test_what_a_tree_lacks_is_named(run_tool: RunTool, tree: Path, tmp_path: Pat
         "the parameter model of ppocr.utils.save_load.load_model",
         "ppocr.utils.save_load.save_model",
     ]
+
+
+def test_which_paddleocr_a_tree_is(tree: Path, today_tree: Path, tmp_path: Path) -> None:
+    """What it states where its code agrees; else what the code shows, and what is stated."""
+    assert str(release_of(tree)) == metadata.version("unstructured_paddleocr")
+    today = release_of(today_tree)
+    assert (today.stated, today.least, today.before) == (None, "3.7", None)
+    assert today.asks.startswith(">=3.7")
+
+    file = "ppocr/utils/save_load.py"
+    copy = changed_tree(tree, tmp_path / "copy", file, {})
+    assert str(release_of(copy)) == "2.9 or later, before 3.7 by its code (it states no version)"
+    (copy / "paddleocr.py").write_text("VERSION = '2.6.1.0'\n")  # as branches keep it
+    assert str(release_of(copy)).endswith(" by its code (paddleocr.py says 2.6.1.0)")
+    (copy / "PKG-INFO").write_text("Name: paddleocr\nVersion: 2.10.0\n")
+    assert str(release_of(copy)) == "2.10.0"
+    (copy / "ppocr/utils/export_model.py").unlink()
+    (copy / "paddleocr.py").unlink()
+    (copy / "PKG-INFO").unlink()
+    assert release_of(copy).by_code == "2.8 or later, before 2.9"
+
+
+def test_a_clone_says_its_commit(tree: Path, tmp_path: Path) -> None:
+    copy = changed_tree(tree, tmp_path / "copy", "ppocr/utils/save_load.py", {})
+    git = ["git", "-C", copy, "-c", "user.name=x", "-c", "user.email=x@x"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"], ["tag", "v9.8"]):
+        subprocess.run([*git, *words], check=True)
+    assert "(commit v9.8; it states no version)" in str(release_of(copy))
 
 
 def test_no_tree_and_switched_off(run_tool: RunTool, tmp_path: Path) -> None:
@@ -88,22 +124,15 @@ def test_an_export_that_fails_is_told_apart(
     assert "export fails: RuntimeError: no export today; PaddleOCR does not export the" in failed
 
 
-def test_a_config_that_cannot_be_built(run_tool: RunTool, tree: Path, cls_config: Path) -> None:
-    options = ["-o", "Architecture.Backbone.name=NoNet"]
-    result = run_tool([*DOCTOR, "--tree", tree, "-c", cls_config, *options])
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    (failed,) = [line for line in result.stdout.splitlines() if "FAIL" in line]
-    assert "the model cannot be built: " in failed and "backbone only support" in failed
+def test_a_config_that_cannot_be_built(tree: Path, cls_config: Path) -> None:
+    (failed,) = rehearse(cls_config, ["Architecture.Backbone.name=NoNet"], tree)
+    assert failed.level == "FAIL" and "the model cannot be built: " in failed.text
+    assert "backbone only support" in failed.text
+    *_, failed = rehearse(cls_config, ['Prune.skip=["*"]', "Prune.ratio=0.3"], tree)
+    assert failed.level == "FAIL" and "Prune.skip leaves no layer" in failed.remedy
 
 
 def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
-    from architectures import DETECTORS
-    from fixtures_networks import build
-
-    from ppocr_prune_plugin.hooks.adapters.sub_models import Part
-    from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused
-    from ppocr_prune_plugin.network import inspect
-
     use_tree(tree)
     model = build("lcnetv3_rsefpn")
     part = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})

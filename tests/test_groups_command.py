@@ -185,7 +185,7 @@ def test_what_cannot_be_built_is_said_in_one_sentence(
         "classes": r"cannot read PostProcess\.class_path: none/classes\.txt\. Paths",
         "package": r"needs the package paddlenlp, which cannot be imported",
         "language": r"Architecture\.algorithm: LayoutXLM is a language model",
-        "backbone": r"cannot build this model here; it says AssertionError: .*backbone only",
+        "backbone": r"cannot work with this config here; it says AssertionError: .*backbone only",
         "yaml": r"is not a YAML file that can be read: found undefined alias .*nothing.* line 1",
     }
     for name, sentence in expected.items():

@@ -606,3 +606,141 @@ def test_a_plan_is_there_before_its_weights(
         save_load.save_model(model, Optimizer(), str(tmp_path), save_load.get_logger(), config,
                              prefix="best_accuracy")  # fmt: skip
     assert "best_accuracy.prune.json" in names
+
+
+DETECTOR: Config = {
+    "model_type": "det",
+    "algorithm": "DB",
+    "Transform": None,
+    "Backbone": {"name": "MobileNetV3", "scale": 0.35, "model_name": "small", "disable_se": False},
+    "Neck": {"name": "RSEFPN", "out_channels": 24, "shortcut": True},
+    "Head": {"name": "DBHead", "k": 50},
+}
+IMAGE = [([1, 3, 64, 64], "float32")]
+
+
+class Clip(paddle.nn.Layer):
+    """What quantisation-aware training puts before a layer: activations within a learned bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        start = paddle.nn.initializer.Constant(20.0)
+        self.bound = self.create_parameter([1], default_initializer=start)
+
+    def forward(self, x: Any) -> Any:
+        return paddle.minimum(paddle.maximum(x, -self.bound), self.bound)
+
+
+def quantise(model: Any, clip: type | None) -> Any:
+    """Put PaddleSlim's layers around convolutions, as deploy/slim/quantization does; returns what
+    exports the result."""
+    if importlib.util.find_spec("paddleslim") is None:
+        pytest.skip("PaddleSlim is not installed")
+    from ppocr_prune_plugin.criteria import paddleslim
+
+    paddleslim.load()
+    from paddleslim.dygraph.quant import QAT
+
+    options = {
+        "weight_quantize_type": "channel_wise_abs_max",
+        "activation_quantize_type": "moving_average_abs_max",
+        "quantizable_layer_type": ["Conv2D", "Linear"],
+    }
+    quanter = QAT(config=options, act_preprocess=clip)
+    quanter.quantize(model)
+    return quanter
+
+
+def train_step(model: Any, optimizer: Any) -> None:
+    model.train()
+    image = paddle.to_tensor(np.random.default_rng(0).random([2, 3, 64, 64], "float32"))
+    model(image)["maps"].square().mean().backward()
+    with paddle.utils.unique_name.guard():
+        optimizer.step()
+    optimizer.clear_grad()
+    model.eval()
+
+
+def pruned_detector(folder: Path) -> tuple[Config, PruningPlan]:
+    """Its config and plan; the weights are in ``pruned.pdparams``."""
+    config = _config(DETECTOR)
+    config["Global"]["d2s_train_image_shape"] = IMAGE[0][0][1:]
+    paddle.seed(0)
+    model = build(DETECTOR)
+    plan = prune(config, model)
+    paddle.save(model.state_dict(), str(folder / "pruned.pdparams"))
+    plan.save(folder / "pruned.prune.json")
+    return config, plan
+
+
+def test_pruned_then_trained_for_quantisation(
+    tree: Path, save_load: ModuleType, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """In the order of PaddleOCR's quant.py, begun and resumed, and of its export_model.py: wrapped
+    layers have other names, and scales as long as what they quantise."""
+    config, plan = pruned_detector(tmp_path)
+    assert any(name.endswith(".conv.weight") for name in plan.structures[""].axes)
+    assert plan.structures[""].multipliers  # depthwise layers
+
+    def begun(prefix: Path, key: str) -> tuple[Any, Any]:
+        model = build(DETECTOR)
+        load(save_load, config, model, prefix, key=key)
+        with paddle.utils.unique_name.guard():  # names are those of another process
+            quantise(model, Clip)
+        optimizer = adam(model)
+        load(save_load, config, model, prefix, key=key, optimizer=optimizer)
+        return model, optimizer
+
+    model, optimizer = begun(tmp_path / "pruned", "pretrained_model")
+    train_step(model, optimizer)
+    save_load.save_model(
+        model, optimizer, str(tmp_path), save_load.get_logger(), config, prefix="latest"
+    )
+    stored = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    assert any(name.endswith("._layer.weight") for name in stored)
+    assert load_plan(tmp_path / "latest.prune.json") == plan
+    expected = run_once(model, IMAGE)
+
+    log.clear()
+    resumed, optimizer = begun(tmp_path / "latest", "checkpoints")
+    exported = build(DETECTOR)
+    quantise(exported, None)
+    load(save_load, config, exported, tmp_path / "latest", key="checkpoints")
+    assert not said(log, logging.WARNING)
+    for other in (resumed, exported):
+        assert plan_of(other) == plan
+        for name, tensor in other.state_dict().items():
+            np.testing.assert_array_equal(tensor.numpy(), stored[name], err_msg=name)
+    np.testing.assert_array_equal(run_once(resumed, IMAGE)[0], expected[0])
+    # Nothing but the learned bounds is left out of what is exported.
+    assert all(".bound" in name for name in set(stored) - set(exported.state_dict()))
+    assert np.isfinite(run_once(exported, IMAGE)[0]).all()
+    train_step(resumed, optimizer)
+
+
+@pytest.mark.skipif(
+    not paddle.__version__.startswith("3.0."),
+    reason="PaddleSlim exports quantised models through the old IR, which later Paddles lack",
+)
+def test_a_pruned_and_quantised_model_is_exported(
+    save_load: ModuleType, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    from ppocr.utils import export_model
+
+    from ppocr_prune_plugin.hooks.patches import export
+
+    config, plan = pruned_detector(tmp_path)
+    model = build(DETECTOR)
+    quanter = quantise(model, None)
+    load(save_load, config, model, tmp_path / "pruned")
+    model.eval()
+    module = ModuleType("hooked_export_model")
+    vars(module).update(vars(export_model))
+    export.patch(module)
+    path = str(tmp_path / "inference")
+    module.export_single_model(
+        model, DETECTOR, path, save_load.get_logger(), None, config, quanter=quanter
+    )
+    assert any("the exported model runs; it is quantised" in line for line in said(log))
+    (output,) = export.run_inference(path, IMAGE)
+    assert output.shape == (1, 1, 64, 64) and np.isfinite(output).all()

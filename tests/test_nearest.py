@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -70,25 +69,15 @@ def test_where_nothing_can_be_pruned() -> None:
     assert "Ask for more" in message and "Prune.enable=false" in message
 
 
-@pytest.fixture(scope="module")
-def tools(
-    run_tool: Callable[..., subprocess.CompletedProcess[str]],
-    tree: Path,
-    cls_config: Path,
-    cls_weights: Path,
-) -> Tools:
-    return Tools(run_tool, tree, cls_config, cls_weights)
-
-
-def test_train_refuses_what_would_prune_nothing(tools: Tools, tmp_path: Path) -> None:
+def test_train_refuses_what_would_prune_nothing(cls_tools: Tools, tmp_path: Path) -> None:
     options = [
-        f"Global.pretrained_model={tools.weights}",
+        f"Global.pretrained_model={cls_tools.weights}",
         f"Global.save_model_dir={tmp_path}",
         "Prune.max_loss=0.001",
         "Prune.sensitivity.ratios=[0.9]",
         'Prune.skip=["backbone.blocks.*"]',
     ]
-    done = tools("train", *options)
+    done = cls_tools("train", *options)
     assert done.returncode == 2, output(done)
     (message,) = [li for li in done.stderr.splitlines() if li.startswith("ppocr-prune: error:")]
     assert "Prune.max_loss is 0.001, which prunes nothing. The nearest that does" in message
@@ -97,16 +86,16 @@ def test_train_refuses_what_would_prune_nothing(tools: Tools, tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.prune.json")) and not list(tmp_path.glob("*.pdparams"))
 
     # The analysis is kept, and what is named prunes.
-    done = tools("train", *options, f"Prune.max_loss={nearest[1]}", "Prune.dry_run=true")
+    done = cls_tools("train", *options, f"Prune.max_loss={nearest[1]}", "Prune.dry_run=true")
     assert done.returncode == 0, output(done)
     assert "FLOPs" in output(done) and "(-0.0%)" not in output(done)
     assert "evaluate the unpruned model" not in output(done)
 
 
-def test_a_dry_run_says_so_and_goes_on(tools: Tools, tmp_path: Path) -> None:
-    done = tools(
+def test_a_dry_run_says_so_and_goes_on(cls_tools: Tools, tmp_path: Path) -> None:
+    done = cls_tools(
         "train",
-        f"Global.pretrained_model={tools.weights}",
+        f"Global.pretrained_model={cls_tools.weights}",
         f"Global.save_model_dir={tmp_path}",
         "Prune.ratio=0.001",
         "Prune.dry_run=true",

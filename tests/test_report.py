@@ -23,7 +23,7 @@ from ppocr_prune_plugin.ratios.costs import params_of
 from ppocr_prune_plugin.ratios.feasibility import feasibility
 from ppocr_prune_plugin.ratios.search import Search
 from ppocr_prune_plugin.ratios.targets import target_of
-from ppocr_prune_plugin.report.build import collect
+from ppocr_prune_plugin.report.build import build_report
 from ppocr_prune_plugin.report.data import (
     FrozenChannels,
     Latency,
@@ -265,7 +265,7 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     cost = params_of(network.graph, network.costs)
     rows = feasibility(Search({"second": file.curve("second")}, sizes, cost, 4), (0.2, 0.4, 0.8))
     plan = make_plan(network, {"second": 20}, Ranker("l1"))
-    report = collect(
+    report = build_report(
         network.graph, groups, network.training_only, section, target_of(section), "net.yml", plan,
         file, rows,
         metric="acc", before=0.8, after=0.7, images=4,

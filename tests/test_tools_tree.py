@@ -172,8 +172,11 @@ def chains(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage(chains: tuple[Chain, Chain], stage: str) -> None:
+def test_stage(
+    chains: tuple[Chain, Chain], stage: str, record_property: Callable[[str, str], None]
+) -> None:
     pruned, unpruned = chains
+    record_property("config", pruned.tools.config.stem)
     if pruned.fault(stage) is None:
         return
     fault = unpruned.fault(stage)

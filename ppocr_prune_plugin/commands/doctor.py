@@ -24,6 +24,7 @@ from ..hooks.adapters.algorithms import unknown_algorithms
 from ..hooks.adapters.tree import find_tree, require_tree
 from ..hooks.points import check_tree
 from ..hooks.release import Release, release_numbers, release_of
+from .config_options import add_config_options
 
 STARTUP_FILE = "ppocr_prune_plugin.pth"
 _PROBE_SECONDS = 60
@@ -49,18 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tree", type=Path, default=None, help="the PaddleOCR tree (default: search for one)"
     )
-    parser.add_argument(
-        "-c", "--config", type=Path, metavar="YML", help="try pruning and export on this config"
-    )
-    parser.add_argument(
-        "-o",
-        "--opt",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the config, as for PaddleOCR's tools",
-    )
+    add_config_options(parser, required=False, help="try pruning and export on this config")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -264,15 +254,17 @@ def _hook_findings(tree: Path) -> Iterator[Finding]:
     for check in check_tree(tree):
         where = f"hook point {check.module}.{check.point.name}"
         if not check.fits:
+            file = check.file.relative_to(tree)
             yield Finding(
                 "FAIL",
-                f"{where}: {check.file.relative_to(tree)} lacks {check.lacks}",
+                f"{where}: {file} "
+                + (f"lacks {check.lacks}" if check.file.is_file() else "is not there"),
                 "use an unmodified PaddleOCR from release/2.6 to the current main branch",
             )
         elif check.found:
             yield Finding("ok", where)
         else:
-            yield Finding("note", f"{where} is not there; this release does without it")
+            yield Finding("ok", f"{where}: not in this release, which does without it")
 
 
 def _algorithm_findings(tree: Path) -> Iterator[Finding]:

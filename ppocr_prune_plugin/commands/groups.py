@@ -19,24 +19,14 @@ from ..ratios.rounding import widths
 from ..ratios.uniform import matches, require_matches
 from ..report.lines import human
 from ..section import PruneSection
+from .config_options import add_config_options
 
 _SHOWN = 3  # layers named per line without --all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; ``-c`` and ``-o`` are those of PaddleOCR's tools."""
-    parser.add_argument(
-        "-c", "--config", required=True, type=Path, metavar="YML", help="a PaddleOCR config"
-    )
-    parser.add_argument(
-        "-o",
-        "--opt",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the config, as for PaddleOCR's tools",
-    )
+    add_config_options(parser, required=True, help="a PaddleOCR config")
     parser.add_argument(
         "--tree", type=Path, default=None, help="the PaddleOCR tree (default: search for one)"
     )

@@ -55,12 +55,14 @@ class Agreement:
 class Reference:
     """What a network answers, noted before it is exported."""
 
-    def __init__(self, run: Run, inputs: Sequence[Any]) -> None:
+    def __init__(self, run: Run, inputs: Sequence[Any], tolerance: float = TOLERANCE) -> None:
         """Args:
         run: gives the network's outputs, in inference mode, for arrays in the order of its
             ``forward``; it is not needed afterwards.
         inputs: ``(shape, dtype)`` pairs, or arrays for what has to be as it is.
+        tolerance: share of what an output varies by that may differ.
         """
+        self._tolerance = tolerance
         self.inputs = candidates(inputs)
         self._answers = [_precise(run(arrays)) for arrays in self.inputs]
         self._again = [_precise(run(nudged(inputs, arrays))) for arrays in self.inputs]
@@ -112,7 +114,7 @@ class Reference:
         size = _size(expected)
         places, scale = (steady, spread) if steady else (list(range(len(expected))), size)
         difference = max(_difference(expected[place], found[place]) for place in places)
-        allowed = max(TOLERANCE * scale, *(_NOISE_MARGIN * noise[place] for place in places))
+        allowed = max(self._tolerance * scale, *(_NOISE_MARGIN * noise[place] for place in places))
         if difference > allowed:
             what = "what it varies by" if steady else "its largest value"
             raise Differs(

@@ -52,7 +52,7 @@ class ExportedModel:
         """
         try:
             predictor = Predictor(self.prefix, onednn=OFF)
-            return [predictor.outputs(*_flat(arrays)) for arrays in inputs]
+            return [predictor.outputs(*flat(arrays)) for arrays in inputs]
         except PruneError:
             raise
         except Exception as error:  # whatever Paddle raises
@@ -101,6 +101,7 @@ class ExportedModel:
         return self.prefix.with_name(self.prefix.name + suffix)
 
 
-def _flat(inputs: Sequence[Any]) -> list[Array]:
-    nested = [_flat(item) if isinstance(item, list) else [np.asarray(item)] for item in inputs]
+def flat(inputs: Sequence[Any]) -> list[Array]:
+    """Arrays in nested lists as one list."""
+    nested = [flat(item) if isinstance(item, list) else [np.asarray(item)] for item in inputs]
     return [array for part in nested for array in part]

@@ -28,12 +28,13 @@ class PostImportFinder:
     def __init__(self, table: Iterable[Point]) -> None:
         self._points: dict[str, list[Point]] = {}
         for point in table:
-            self._points.setdefault(point.module, []).append(point)
+            if point.patch:
+                self._points.setdefault(point.module, []).append(point)
 
     @property
     def modules(self) -> list[str]:
         """The modules that are patched."""
-        return [module for module, points in self._points.items() if any(p.patch for p in points)]
+        return list(self._points)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -48,7 +49,7 @@ class PostImportFinder:
     def hook(self, module: ModuleType) -> None:
         """Apply the patches of a module; keep what goes wrong in ``failures``."""
         points = self._points[module.__name__]
-        for patch in dict.fromkeys(point.patch for point in points if point.patch):
+        for patch in dict.fromkeys(point.patch for point in points):
             own = [point for point in points if point.patch == patch]
             try:
                 unfit = [check for check in check_module(module, own) if not check.fits]

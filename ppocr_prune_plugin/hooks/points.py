@@ -33,8 +33,9 @@ class Point:
         name: its name there; ``Class.method`` for a method.
         reads: its parameters that are read or given, by name; all must be there.
         also: parameters that are read where a release has them, with the first that has.
-        patch: the function of this package, ``module:function``, that wraps it when the module was
-            imported; empty where it is only called.
+        patch: the function of this package, ``module:function``, that wraps functions of the module
+            when it was imported, and is not applied where this one does not fit; empty where none
+            depends on it.
         since: the first release that has it there.
         older: the module that had it before.
         loading: needed to load pruned weights, too, not only to prune.
@@ -84,6 +85,7 @@ TABLE = (
         "eval",
         "model valid_dataloader post_process_class eval_class model_type extra_input",
         _PRECISION,
+        patch=TRAINING,
     ),
     Point("tools.program", "tqdm", optional=True),
     Point(
@@ -109,7 +111,7 @@ TABLE = (
         patch=WEIGHTS,
         loading=True,
     ),
-    Point("ppocr.utils.save_load", "get_logger", loading=True),
+    Point("ppocr.utils.save_load", "get_logger", patch=WEIGHTS, loading=True),
     Point("ppocr.utils.save_load", "maybe_download_params", since="2.7", optional=True),
     Point("ppocr.modeling.architectures", "build_model", "config", loading=True),
     Point("ppocr.modeling.architectures", "apply_to_static", "model config logger", optional=True),
@@ -194,12 +196,11 @@ def check_module(module: ModuleType, points: Iterable[Point]) -> list[Check]:
 def pruned_weights(values: Any) -> str | None:
     """The first pruned checkpoint that is named anywhere in a config or in arguments: text beside
     whose file lies a plan; None where there is none."""
-    if isinstance(values, str | os.PathLike):
-        text = os.fspath(values)
-        if isinstance(text, str) and 0 < len(text) < 4096 and "\0" not in text:
-            plan = text.removesuffix(".pdparams") + ".prune.json"
-            return text if os.path.isfile(plan) and not text.endswith(".json") else None
-        return None
+    if isinstance(values, str):
+        from ..plan import plan_path
+
+        usable = 0 < len(values) < 4096 and "\0" not in values
+        return values if usable and os.path.isfile(plan_path(values)) else None
     if isinstance(values, Mapping):
         values = values.values()
     elif not isinstance(values, list | tuple):

@@ -172,7 +172,7 @@ def _exported(
         failed, said = _export(config, options, tree, pruned, Path(folder, "inference"))
         agreed = re.findall(r"prune: (the exported model agrees .*)", said)
         if not failed and agreed:
-            yield Step("ok", f"export works: {agreed[-1]}")
+            yield Step("ok", f"export works: {'; '.join(dict.fromkeys(agreed))}")
         elif not failed:
             unsure = re.findall(r"prune: (.*)", said)
             yield Step(

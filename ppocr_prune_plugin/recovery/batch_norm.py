@@ -13,19 +13,16 @@ ECCV 2020.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .. import arrays, surgery
+from .. import surgery
 from ..chance import without_chance
-from ..errors import PruneError
 from ..graph.groups import ChannelGraph
-from ..graph.live import untrained
 from ..plan import GroupPlan
 
 Array = npt.NDArray[Any]
@@ -81,6 +78,15 @@ class BatchNormRecalibration:
             undo.arrays.setdefault(name, self._trained[name])
             self._tensor(name).set_value(new.astype(trained.dtype))
 
+    def live(self) -> dict[str, Array]:
+        """The statistics that the model has now."""
+        return self._read()
+
+    def put(self, statistics: Mapping[str, Array]) -> None:
+        """Give the model other statistics, of the shapes that it has now."""
+        for name, array in statistics.items():
+            self._tensor(name).set_value(array)
+
     def _tensor(self, name: str) -> paddle.Tensor:
         layer, _, attribute = name.rpartition(".")
         return getattr(self._norms[layer], attribute)
@@ -108,26 +114,6 @@ class BatchNormRecalibration:
         finally:
             for name, layer in self._norms.items():
                 layer._momentum = momenta[name]
-            for name, array in own.items():
-                self._tensor(name).set_value(array)
+            self.put(own)
             for layer, mode in modes:
                 layer.training = mode
-
-
-def save_statistics(model: paddle.nn.Layer, path: Path) -> None:
-    """Write the model's running statistics for the other processes."""
-    arrays.write(path, {name: tensor.numpy() for name, tensor in untrained(model).items()})
-
-
-def load_statistics(model: paddle.nn.Layer, path: Path) -> None:
-    """Take over statistics of the same shapes from another process.
-
-    Raises:
-        PruneError: the file is damaged, or of another network.
-    """
-    found = arrays.read(path, "the file of statistics from rank 0", "Start again.")
-    own = untrained(model)
-    if {name: a.shape for name, a in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
-        raise PruneError(f"{path}: rank 0 has other statistics than this rank. Start again.")
-    for name, tensor in own.items():
-        tensor.set_value(found[name])

@@ -20,7 +20,7 @@ from ..sensitivity.store import SensitivityFile
 from .data import FrozenChannels, Latency, Layer, Point, Report
 
 
-def collect(
+def build_report(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     training_only: Sequence[ChannelGroup],

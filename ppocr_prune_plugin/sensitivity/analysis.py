@@ -19,7 +19,7 @@ from ..errors import PruneError
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import GroupPlan
 from ..ratios.rounding import width_for_ratio
-from ..recovery.batch_norm import BatchNormRecalibration
+from ..recovery.recovery import Recovery
 from .reuse import PrefixReuse
 from .sequential import Evaluation, Question, SequentialTest
 from .store import Point, SensitivityFile
@@ -101,7 +101,7 @@ class Analysis:
     ranker: Ranker
     ratios: Sequence[float]
     round_to: int
-    recalibration: BatchNormRecalibration
+    recovery: Recovery
     team: Team
     exact: bool = False
 
@@ -219,7 +219,7 @@ class Analysis:
         test = self._test
         undo = surgery.prune(self.model, self.graph, [item])
         try:
-            self.recalibration.apply(self.graph, [item], undo)
+            self.recovery.apply(self.graph, [item], undo)
             found = test.measure(question)
         finally:
             surgery.restore(self.model, undo)

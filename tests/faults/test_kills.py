@@ -48,7 +48,7 @@ import paddle
 from paddle import nn
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.graph.groups import build_graph
-from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
+from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 from ppocr_prune_plugin.sensitivity.store import open_sensitivity
@@ -81,7 +81,7 @@ file, _ = open_sensitivity(folder / "sen.pickle", {"model": "m"}, graph.groups, 
 file.baseline = 1.0
 ratios = tuple(round(0.04 * i, 2) for i in range(1, 24))
 Analysis(model, graph, file, ByWidths(), Ranker("l1"), ratios, 1,
-         BatchNormRecalibration(model, []), Team(), True).rising(graph.groups, 2.0, True)
+         Recovery(model, graph, []), Team(), True).rising(graph.groups, 2.0, True)
 print("complete", flush=True)
 """
 

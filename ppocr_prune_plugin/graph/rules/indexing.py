@@ -165,9 +165,10 @@ def tile(flow: ChannelFlow, op: Op) -> None:
         flow.fix(labels, f"{where(op)} repeats an unknown number of times")
         return
     ndim = len(out.shape)
-    labels = labels.reshape((1,) * (ndim - labels.ndim) + labels.shape)
+    shape: tuple[int, ...] = (1,) * (ndim - labels.ndim) + labels.shape
+    labels = labels.reshape(shape)
     counts = (1,) * (ndim - len(repeats)) + tuple(int(count) for count in repeats)
-    wide = [n if size > 1 else 1 for n, size in zip(counts, labels.shape, strict=True)]
+    wide = [n if size > 1 else 1 for n, size in zip(counts, shape, strict=True)]
     flow.set_label(out, np.tile(labels, wide))
 
 

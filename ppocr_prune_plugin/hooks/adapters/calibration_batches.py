@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ Batch = list[Any]
 
 # Recognisers train on a hundred lines at once; a statistic over this many images is as good.
 _IMAGES = 32
+# So many run through the network together where it is only looked at: this bounds memory.
+_AT_ONCE = 8
 
 
 def calibration_batches(
@@ -65,10 +67,30 @@ def calibration_batches(
 
 def few_images(batch: Batch) -> Batch:
     """The first images of a batch with their labels; all where they cannot be told apart."""
+    return batch if _length(batch) is None else [item[:_IMAGES] for item in batch]
+
+
+def first_images(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """So many images of the batches with their labels, some at a time; whole batches where images
+    cannot be told apart."""
+    found: list[Batch] = []
+    for batch in batches:
+        length = _length(batch)
+        if length is None:
+            found.append(batch)
+            count -= 1
+            continue
+        for start in range(0, min(length, count), _AT_ONCE):
+            end = min(start + _AT_ONCE, length, count)
+            found.append([item[start:end] for item in batch])
+        count -= min(length, count)
+    return found
+
+
+def _length(batch: Batch) -> int | None:
+    """Number of images; None where they cannot be told apart."""
     lengths = {len(item) if isinstance(item, paddle.Tensor) and item.ndim else 0 for item in batch}
-    if len(lengths) != 1 or lengths == {0}:
-        return batch
-    return [item[:_IMAGES] for item in batch]
+    return lengths.pop() if len(lengths) == 1 and lengths != {0} else None
 
 
 def as_arrays(value: Any) -> Any:

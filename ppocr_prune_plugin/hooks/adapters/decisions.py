@@ -93,7 +93,8 @@ def exported_size(tree: Path, architecture: Architecture) -> list[int | None] | 
                     sizes = _first(follower.value(specification)).sizes[1:]
                 except (Unknown, LookupError):
                     continue
-                return [s if isinstance(s, int) and s > 0 else None for s in sizes]
+                if len(sizes) == 3:  # anything else is no image
+                    return [s if isinstance(s, int) and s > 0 else None for s in sizes]
     return None
 
 
@@ -289,8 +290,8 @@ class _Follower:
         function = node.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         if name == "InputSpec":
-            stated = [k.value for k in node.keywords if k.arg == "shape"] or node.args[:1]
-            return _Specification(self._sizes(stated[0]))
+            for stated in [k.value for k in node.keywords if k.arg == "shape"] or node.args[:1]:
+                return _Specification(self._sizes(stated))
         if isinstance(function, ast.Attribute):
             owner, arguments = self.value(function.value), [self.value(a) for a in node.args]
             if name in ("get", "keys") and isinstance(owner, dict):

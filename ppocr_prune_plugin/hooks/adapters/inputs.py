@@ -40,8 +40,10 @@ class _Resize:
 
 
 _CHANNELS_FIRST = _Resize()
+_SCALE = _Resize(axes=("scale",))
 _HEIGHT_WIDTH = _Resize(axes=("height width",))
 _WIDEST = _Resize(axes=("channels height _ width",))
+# All but SRResize, which states the size of the network's result.
 _RESIZES: dict[str, _Resize] = {
     **dict.fromkeys(
         (
@@ -91,7 +93,8 @@ def example_inputs(config: Mapping[str, Any]) -> Inputs:
     labels = training_labels(config, tuple(shape), 1)
     batch = [image, *(labels[name] for name in deployed if name in labels)]
     # In one list where training gives the model one.
-    return [batch] if len(call_arguments(batch, config)) == 1 else [image, batch[1:]]
+    whole = isinstance(call_arguments(batch, config)[0], list)
+    return [batch] if whole else [image, batch[1:]]
 
 
 def training_inputs(config: Mapping[str, Any]) -> Inputs:
@@ -138,7 +141,7 @@ def _candidates(config: Mapping[str, Any], source: str) -> Iterator[dict[str, in
         yield _sizes(f"{source}: {_STATED}", stated, _CHANNELS_FIRST)
     for name, options, place in _transforms(config):
         if name == "SRResize":
-            yield _low_resolution(options)
+            yield _low_resolution(f"{source}: {place}.{name}", options)
         elif name in _RESIZES:
             resize = _RESIZES[name]
             value = options.get(resize.option)
@@ -149,8 +152,8 @@ def _candidates(config: Mapping[str, Any], source: str) -> Iterator[dict[str, in
     usual = algorithm_of(architecture).size
     if usual is not None:
         yield dict(zip(_AXES, usual, strict=True))
-    if architecture.get("in_channels"):
-        yield {"channels": int(architecture["in_channels"])}
+    channels = architecture.get("in_channels")
+    yield _sizes(f"{source}: Architecture.in_channels", channels, _Resize(axes=("channels",)))
     exported = exported_size(tree_in_use(), architecture) or []
     yield {axis: size for axis, size in zip(_AXES, exported, strict=False) if size is not None}
     kind = str(architecture.get("model_type"))
@@ -170,10 +173,10 @@ def _sizes(key: str, value: Any, resize: _Resize) -> dict[str, int]:
                 for axis, size in zip(axes, items, strict=True)
                 if axis != "_" and size is not None and size > 0
             }
-    allowed = " or ".join(f"[{words.replace(' ', ', ')}]" for words in resize.axes)
+    forms = [f"[{words.replace(' ', ', ')}]" if " " in words else words for words in resize.axes]
     raise PruneError(
-        f"{key} is {value!r}, which is no size of an image. Allowed: {allowed} in "
-        "pixels, with -1 for what is left free."
+        f"{key} is {value!r}, which is no size. Allowed: {' or '.join(forms)}, in whole numbers "
+        "above 0, or -1 for what is left free."
     )
 
 
@@ -185,11 +188,13 @@ def _is_size_or_free(size: Any) -> bool:
     return float(size).is_integer() and (size > 0 or size == -1)
 
 
-def _low_resolution(options: Mapping[str, Any]) -> dict[str, int]:
-    """Super-resolution states the size of its result."""
-    scale = options.get("down_sample_scale") or 2
-    sizes = {"height": options.get("imgH"), "width": options.get("imgW")}
-    return {axis: size // scale for axis, size in sizes.items() if size is not None and size > 0}
+def _low_resolution(key: str, options: Mapping[str, Any]) -> dict[str, int]:
+    """Super-resolution states the size of its result, and by how much the image is smaller."""
+    found: dict[str, int] = {}
+    for option, axis in (("imgH", "height"), ("imgW", "width")):
+        found |= _sizes(f"{key}.{option}", options.get(option), _Resize(axes=(axis,)))
+    scale = _sizes(f"{key}.down_sample_scale", options.get("down_sample_scale"), _SCALE)
+    return {axis: max(1, size // scale.get("scale", 2)) for axis, size in found.items()}
 
 
 def _transforms(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:

@@ -67,6 +67,11 @@ def _keep_keys(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return None
 
 
+def _positive(*values: Any) -> int:
+    """The first that is a positive whole number; configs may state nothing, or -1."""
+    return next(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0)
+
+
 class _Maker:
     """Makes one array per name that a loader may give; characters are numbered 1 and 2."""
 
@@ -80,10 +85,10 @@ class _Maker:
         self.head: Mapping[str, Any] = architecture.get("Head") or {}
         self.shape = shape
         self.batch = batch
-        stated = config.get("Global", {}).get("max_text_length")
-        self.classes = int(self.head.get("out_channels", 38))
-        self.corners = int(self.head.get("loc_reg_num", 4))
-        self.length = int(stated or self.head.get("max_text_length") or 25)
+        stated = (config.get("Global") or {}).get("max_text_length")
+        self.classes = _positive(self.head.get("out_channels"), 38)
+        self.corners = _positive(self.head.get("loc_reg_num"), 4)
+        self.length = _positive(stated, self.head.get("max_text_length"), 25)
         self.known: dict[str, Callable[[], Any]] = {
             **dict.fromkeys(("label", "label_res", "label_sub"), self._label),
             **dict.fromkeys(("label_ctc", "label_sar", "label_gtc", "label_ace"), self._text),
@@ -122,7 +127,7 @@ class _Maker:
         return np.stack([row] * self.batch)
 
     def _words(self) -> int:
-        return int(self.head.get("max_text_length") or self.length)
+        return _positive(self.head.get("max_text_length"), self.length)
 
     def _text(self) -> Any:
         """Start, two characters, end, padding."""
@@ -140,7 +145,7 @@ class _Maker:
         return self._text()
 
     def _cells(self) -> int:
-        return int(self.head.get("max_text_length") or 500) + 2
+        return _positive(self.head.get("max_text_length"), 500) + 2
 
     def _structure(self) -> Any:
         cells = self._full((self._cells(),), 0)
@@ -165,4 +170,4 @@ class _Maker:
     def _bias(self, triangle: Callable[..., Any], diagonal: int) -> Any:
         words = self._words()
         ones = triangle(np.ones((words, words), "float32"), diagonal) * np.float32(-1e9)
-        return self._rows(np.stack([ones] * int(self.head.get("num_heads", 8))))
+        return self._rows(np.stack([ones] * _positive(self.head.get("num_heads"), 8)))

@@ -103,29 +103,38 @@ def build_from_config(
             raise PruneError(f"{config_path}: has no {key} section; is it a PaddleOCR config?")
     require_prunable(config, str(config_path))
     _leave_weights_out(config["Architecture"])
-    try:
+    with _in_paddleocrs_code(config_path):
         from ppocr.modeling.architectures import build_model
         from ppocr.postprocess import build_post_process
 
+        post_process = None
         if "PostProcess" in config:
             with _reading_dictionaries(config, config_path):
                 post_process = build_post_process(config["PostProcess"], config["Global"])
-            characters = getattr(post_process, "character", None)
-            if characters is not None:
-                set_out_channels(config, len(characters))
+    characters = getattr(post_process, "character", None)
+    if characters is not None:
+        set_out_channels(config, len(characters))
+    with _in_paddleocrs_code(config_path):
         model = build_model(config["Architecture"])
+    model.train()
+    return model, config
+
+
+@contextmanager
+def _in_paddleocrs_code(path: str | Path) -> Iterator[None]:
+    """Whatever PaddleOCR's own code raises in this block becomes one sentence about it."""
+    try:
+        yield
     except PruneError:
         raise
     except ImportError as error:
-        raise _missing_package(config_path, error) from error
-    except Exception as error:  # of any code of PaddleOCR's
+        raise _missing_package(path, error) from error
+    except Exception as error:
         said = " ".join(str(error).split())[:_SAID] or "no reason given"
         raise PruneError(
-            f"{config_path}: PaddleOCR's own code cannot build this model here; it says"
+            f"{path}: PaddleOCR's own code cannot work with this config here; it says"
             f" {type(error).__name__}: {said}"
         ) from error
-    model.train()
-    return model, config
 
 
 def _leave_weights_out(architecture: dict[str, Any]) -> None:
@@ -179,10 +188,8 @@ def load_merged(config_path: str | Path, opts: list[str]) -> dict[str, Any]:
     path = Path(config_path)
     if path.suffix not in (".yml", ".yaml") or not path.is_file():
         raise PruneError(f"{path}: there is no such .yml file.")
-    try:
+    with _in_paddleocrs_code(path):
         from tools import program
-    except ImportError as error:
-        raise _missing_package(path, error) from error
     try:
         config = program.load_config(str(path))
     except yaml.YAMLError as error:

@@ -26,6 +26,8 @@ from ..request import warn_of_near_names
 
 # The value of export_model.py's --prune-plan: an existing .json file, or None.
 prune_plan_file: str | None = None
+# Its --fold (True) or --no-fold (False); None where neither is given.
+fold: bool | None = None
 
 
 @dataclass
@@ -54,7 +56,7 @@ def patch(module: ModuleType) -> None:
     if hasattr(module, "preprocess"):
         wrapped.preprocess = _wrap_preprocess(wrapped.preprocess)
     if os.path.basename(sys.argv[0]) == "export_model.py":
-        _add_prune_plan_option(wrapped.ArgsParser)
+        _add_export_options(wrapped.ArgsParser)
 
 
 def is_watching() -> bool:
@@ -194,8 +196,8 @@ def section_source() -> str:
     return f"{_state.config_path} with {options}" if options else _state.config_path
 
 
-def _add_prune_plan_option(parser_class: Any) -> None:
-    """Give ``ArgsParser`` the option ``--prune-plan``.
+def _add_export_options(parser_class: Any) -> None:
+    """Give ``ArgsParser`` the options ``--prune-plan``, ``--fold`` and ``--no-fold``.
 
     Its methods are replaced, not the class: they name their class in ``super(ArgsParser, self)``.
     """
@@ -210,12 +212,24 @@ def _add_prune_plan_option(parser_class: Any) -> None:
             default=None,
             help="export an unpruned checkpoint with this plan applied (a .prune.json file)",
         )
+        choice = self.add_mutually_exclusive_group()
+        choice.add_argument(
+            "--fold",
+            action="store_true",
+            default=None,
+            help="fold batch norms, scales and shifts into the layers around them, exactly; pruned "
+            "models are folded without this, too",
+        )
+        choice.add_argument(
+            "--no-fold", dest="fold", action="store_false", help="export a pruned model unfolded"
+        )
 
     @functools.wraps(original_parse)
     @exit_on_error
     def parse_args(self: Any, *args: Any, **kwargs: Any) -> Namespace:
-        global prune_plan_file
+        global prune_plan_file, fold
         parsed: Namespace = original_parse(self, *args, **kwargs)
+        fold = parsed.fold
         prune_plan_file = _checked_plan_file(parsed.prune_plan)
         return parsed
 

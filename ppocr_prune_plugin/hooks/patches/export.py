@@ -17,9 +17,11 @@ import paddle
 from ...errors import PruneError, exiting_on_error, one_line
 from ...export.check import Agreement, Differs, Reference, weights_of
 from ...export.exported import CannotRun, ExportedModel
+from ...export.folding import fold_checked
 from ...network import run_once
-from ..adapters.inputs import example_inputs
+from ..adapters.inputs import Inputs, example_inputs
 from ..adapters.state import is_of_pruned
+from . import config as config_hook
 
 # The last release that still traces through its old intermediate representation.
 _LAST_WITH_OLD_IR = "3.0."
@@ -50,21 +52,30 @@ def wrap(module: ModuleType) -> None:
     def export_single_model(*args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         model, logger = arguments["model"], arguments["logger"]
-        if not is_of_pruned(model):
+        pruned, fold = is_of_pruned(model), config_hook.fold
+        if not pruned and not fold:
             return original(*args, **kwargs)
         reference: Reference | None = None
-        with _judging(logger):
-            reference = _note(model, arguments)
+        if pruned:
+            with _judging(logger):
+                reference = _note(model, arguments)
         if "config" in arguments:
             _take_working_path(arguments["config"], logger)
         result = original(*args, **kwargs)
-        if reference is not None:
-            with _judging(logger):
-                logger_says, words = _checked(reference, model, arguments)
-                getattr(logger, logger_says)(f"prune: {words}")
+        if pruned and reference is None:
+            return result  # the log says why it cannot be checked
+        with _judging(logger):  # a wrong export ends it: there is nothing to fold
+            if reference is not None:
+                _say(logger, *_checked(reference, model, arguments))
+            if fold is not False and arguments.get("quanter") is None:
+                _say(logger, *fold_checked(Path(arguments["save_path"]), _inputs(arguments)))
         return result
 
     module.export_single_model = export_single_model  # type: ignore[attr-defined]
+
+
+def _say(logger: Any, how: str, words: str) -> None:
+    getattr(logger, how)(f"prune: {words}")
 
 
 @contextmanager
@@ -85,9 +96,13 @@ def _judging(logger: Any) -> Iterator[None]:
 
 def _note(model: paddle.nn.Layer, arguments: Mapping[str, Any]) -> Reference:
     """What the network answers before the export, which may change it."""
-    # A sub-model of a distillation model is exported by itself, with its own architecture.
-    config = {**arguments.get("config", {}), "Architecture": arguments["arch_config"]}
-    return Reference(lambda arrays: run_once(model, arrays), example_inputs(config))
+    return Reference(lambda arrays: run_once(model, arrays), _inputs(arguments))
+
+
+def _inputs(arguments: Mapping[str, Any]) -> Inputs:
+    """What the exported model takes. A sub-model of a distillation model is exported by itself,
+    with its own architecture."""
+    return example_inputs({**arguments.get("config", {}), "Architecture": arguments["arch_config"]})
 
 
 def _checked(

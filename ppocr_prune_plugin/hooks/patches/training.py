@@ -19,7 +19,7 @@ from ...report.lines import summary
 from ...section import PruneSection
 from ...sensitivity.team import Team
 from ...workflow import PruningRun
-from ..adapters.calibration_batches import calibration_batches, few_images
+from ..adapters.calibration_batches import calibration_batches, few_images, first_images
 from ..adapters.calls import training_forward
 from ..adapters.evaluation import PaddleOCREvaluation
 from ..adapters.modes import dynamic_forward, full_precision
@@ -83,6 +83,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     if not section.dry_run:
         _require_epochs(settings, arguments["pre_best_model_dict"])
     holders = _holders(arguments)
+    holders.require_known()
     if section.sensitivity.file is not None and len(found) > 1:
         raise PruneError(
             f"{source}: Prune.sensitivity.file is one file, but "
@@ -162,10 +163,11 @@ def _prune_part(
         else None
     )
     try:
-        batches = calibration_batches(whole, section.bn_batches, batches_folder, team)
+        batches = calibration_batches(whole, _for_recovery(section, whole), batches_folder, team)
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
+            found |= {f"Prune.recovery.{k}": str(v) for k, v in vars(section.recovery).items()}
             if looks:
                 seen = calibration_batches(whole, _for_gradients(section), batches_folder, team)
                 found.update(gradient_settings(whole["config"], seen))
@@ -178,7 +180,11 @@ def _prune_part(
             evaluation,
             [
                 functools.partial(training_forward, part.model, few_images(batch), part.config)
-                for batch in batches
+                for batch in batches[: section.bn_batches]
+            ],
+            [
+                functools.partial(training_forward, part.model, batch, part.config)
+                for batch in first_images(batches, section.recovery.images)
             ],
             functools.partial(_gradients, section, part, whole, batches_folder, team),
             folder,
@@ -214,6 +220,15 @@ def _gradients(
         }
         for gradients in found
     ]
+
+
+def _for_recovery(section: PruneSection, arguments: Mapping[str, Any]) -> int:
+    """Number of batches that batch norms are re-estimated and moments are taken on."""
+    loader = (arguments["config"].get("Train") or {}).get("loader") or {}
+    images = section.recovery.images
+    size = loader.get("batch_size_per_card")
+    per_batch = size if isinstance(size, int) and size > 0 else images
+    return max(section.bn_batches, -(-images // per_batch))
 
 
 def _for_gradients(section: PruneSection) -> int:
