@@ -1,5 +1,7 @@
 # make demo   prune a real detector from weights to a before/after table
 # make test   lint, types, and the tests on the real PaddleOCR tools
+# make test-faults  kills, damaged files, full disks, hostile pickles: all of what `make test`
+#             takes a sample of (an hour)
 # make lint   lint and types alone
 # make clean  remove the environment and everything that the above made
 
@@ -14,13 +16,16 @@ BASE := $(VENV)/.base-installed
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-.PHONY: demo test lint clean env
+.PHONY: demo test test-faults lint clean env
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-faults: $(READY)
+	FAULTS=long $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
