@@ -14,7 +14,7 @@ from ppocr_prune_plugin.commands.doctor import probe
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
-pytest_plugins = ["fixtures_demo", "fixtures_lines", "fixtures_networks"]
+pytest_plugins = ["fixtures_demo", "fixtures_faults", "fixtures_lines", "fixtures_networks"]
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 

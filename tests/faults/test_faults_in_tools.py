@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Campaign
 from damage import BYTES, edited
+from fixtures_faults import Campaign
 from nursery import FOR_TOOLS, Child, Nursery
 from test_full_disk import needs_mount, on_own_disk
 from test_malformed_sections import sections

@@ -95,11 +95,18 @@ def _mapped(value: Any, kind: type, change: Any) -> Any:
     return value
 
 
+def described(value: Any) -> str:
+    """Plain data from a config as text, the same in whatever order its keys are written."""
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys of several kinds; YAML inside itself
+        return ascii(value)
+
+
 def _key(arguments: Mapping[str, Any], count: int) -> str:
     """What tells the batches of one training set from those of another."""
     train = arguments["config"].get("Train")
-    described = json.dumps([train, count], sort_keys=True, default=str, skipkeys=True)
-    found = hashlib.sha256(described.encode())
+    found = hashlib.sha256(described([train, count]).encode())
     for path in _label_files(train):
         try:
             found.update(hashlib.sha256(Path(path).read_bytes()).digest())
