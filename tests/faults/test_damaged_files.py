@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from conftest import Campaign
 from damage import BYTES, edited
+from fixtures_faults import Campaign
 from paddle import nn
 
 from ppocr_prune_plugin import arrays, surgery
