@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from conftest import Campaign
+from campaign import Campaign
 from damage import BYTES, edited
 from paddle import nn
 
