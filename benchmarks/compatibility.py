@@ -196,7 +196,7 @@ def main() -> int:
     failed = False
     if args.tree is not None:
         tree = require_tree(args.tree)
-        row = run(tree, args.name or str(release_of(tree)), args.python)
+        row = run(tree, args.name or release_of(tree).stated or tree.name, args.python)
         failed = any(
             outcome == "failed"
             for stages in row["outcomes"].values()
