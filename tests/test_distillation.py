@@ -198,6 +198,7 @@ def test_training_resumes_and_further_distils_a_pruned_student(
     state = paddle.load(str(folder / "latest.pdparams"))
     student = {n.removeprefix("Student."): v for n, v in state.items() if n.startswith("Student.")}
     paddle.save(student, str(tmp_path / "student.pdparams"))
+    shutil.copy(folder / "latest.prune.json", tmp_path / "student.prune.json")
     pretrained = (
         f"Architecture.Models.Student.pretrained={tmp_path / 'student'}",
         "Train.dataset.ratio_list=[0.25]",

@@ -50,7 +50,7 @@ def _multi(classes: int) -> Config:
         "model_type": "rec",
         "algorithm": "SVTR_LCNet",
         "Transform": None,
-        "Backbone": {"name": "PPLCNetV3", "scale": 0.35, "conv_kxk_num": 1},
+        "Backbone": {"name": "MobileNetV3", "scale": 0.35, "model_name": "small"},
         "Head": {
             "name": "MultiHead",
             "head_list": [{"CTCHead": ctc}, {"NRTRHead": nrtr}],
@@ -82,7 +82,7 @@ def _cls(classes: int) -> Config:
 
 
 ARCHITECTURES = {"cls": _cls, "ctc": _ctc, "nrtr": _multi}
-SIZES = {"cls": [3, 48, 64], "ctc": [3, 32, 48], "nrtr": [3, 48, 64]}
+SIZES = {"cls": [3, 48, 64], "ctc": [3, 32, 48], "nrtr": [3, 32, 48]}
 CLASSES = 12
 FIRST = "backbone.conv1.conv.weight"  # of the classifier
 
