@@ -32,7 +32,7 @@ UNIFORM = (0.15, 0.3, 0.45, 0.6)
 def main() -> int:
     """Measure both detectors and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=640, help="of the square picture, in pixels")
+    parser.add_argument("--side", type=int, default=640, help="of the square image, in pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--onednn", choices=("true", "false"), default="true")
     parser.add_argument("--round-to", type=int, default=8)

@@ -82,7 +82,7 @@ def page(tree: Path, rows: dict[str, Row]) -> str:
     lines = [
         "# `ppocr-prune groups` on the stock configs",
         "",
-        f"PaddleOCR {release_of(tree).stated or '(version not stated)'}, Paddle {paddle_version()}:"
+        f"PaddleOCR {release_of(tree)}, Paddle {paddle_version()}:"
         f" {len(rows)} configs, {count['ok']} ok, {count['refused']} refused,"
         f" {count['failed']} failed; the slowest took {slowest:.0f} s of CPU time.",
         "",

@@ -212,7 +212,7 @@ def foreseen(small: NetworkLatency, tmp_path: Path) -> Iterator[NetworkLatency]:
         content["networks"][key] = (1.2 * before, 1.2 * true_latency(small, widths))
     content["networks"][",".join(str(small._sizes[name]) for name in names)] = (before, before)
     path = tmp_path / "latency.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(signed(content)))
     latency = measured(path)
     yield latency
     assert latency._timer._process is None, "something was measured"

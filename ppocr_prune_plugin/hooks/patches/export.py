@@ -14,7 +14,7 @@ from typing import Any
 
 import paddle
 
-from ...errors import PruneError, exiting_on_error
+from ...errors import PruneError, exiting_on_error, one_line
 from ...export.check import Agreement, Differs, Reference, weights_of
 from ...export.exported import CannotRun, ExportedModel
 from ...export.folding import fold_checked
@@ -62,17 +62,20 @@ def wrap(module: ModuleType) -> None:
         if "config" in arguments:
             _take_working_path(arguments["config"], logger)
         result = original(*args, **kwargs)
-        if reference is not None:
-            with _judging(logger):
-                logger_says, words = _checked(reference, model, arguments)
-                getattr(logger, logger_says)(f"prune: {words}")
-        if fold is not False and arguments.get("quanter") is None:
-            with _judging(logger):
-                logger_says, words = fold_checked(Path(arguments["save_path"]), _inputs(arguments))
-                getattr(logger, logger_says)(f"prune: {words}")
+        if pruned and reference is None:
+            return result  # the log says why it cannot be checked
+        with _judging(logger):  # a wrong export ends it: there is nothing to fold
+            if reference is not None:
+                _say(logger, *_checked(reference, model, arguments))
+            if fold is not False and arguments.get("quanter") is None:
+                _say(logger, *fold_checked(Path(arguments["save_path"]), _inputs(arguments)))
         return result
 
     module.export_single_model = export_single_model  # type: ignore[attr-defined]
+
+
+def _say(logger: Any, how: str, words: str) -> None:
+    getattr(logger, how)(f"prune: {words}")
 
 
 @contextmanager
@@ -88,7 +91,7 @@ def _judging(logger: Any) -> Iterator[None]:
         yield
     except Exception as error:  # whatever the check meets
         known = isinstance(error, PruneError)
-        logger.error(f"prune: {'' if known else f'{type(error).__name__}: '}{error}")
+        logger.error(one_line(f"prune: {'' if known else f'{type(error).__name__}: '}{error}"))
 
 
 def _note(model: paddle.nn.Layer, arguments: Mapping[str, Any]) -> Reference:
