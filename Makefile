@@ -35,6 +35,8 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
 
+# Processes side by side would wait for each other's threads.
+test: export OPENBLAS_NUM_THREADS := 1
 test: lint $(SOURCES)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 

@@ -25,6 +25,8 @@ pytest_plugins = [
 
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Test processes side by side would wait for each other's threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,10 @@ import pytest
 
 # Files of tests that take longest, longest first: what begins last decides how long one process
 # waits for another. --dist loadfile --no-loadscope-reorder takes files in this order.
-_LONGEST: tuple[str, ...] = ()
+_LONGEST = (
+    *("tools", "configs", "receipts", "tools_lines", "latency", "training_modes", "demo"),
+    *("bad_input", "distillation", "kills", "exporting", "processes", "today", "tools_tree"),
+)
 
 
 class Places:
