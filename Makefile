@@ -1,5 +1,7 @@
 # make demo   prune a real detector from weights to a before/after table
 # make test   lint, types, and the tests on the real PaddleOCR tools
+# make test-faults  kills, damaged files, full disks, hostile pickles: all of what `make test`
+#             takes a sample of (an hour)
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 # make clean  remove the environment and everything that the above made
@@ -28,7 +30,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test test-tree lint clean env check
+.PHONY: demo test test-faults test-tree lint clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
@@ -45,6 +47,9 @@ $(VENV)/.trees-installed: requirements/trees.txt requirements/trees-no-deps.txt 
 	$(PIP) install -r requirements/trees.txt
 	$(PIP) install --no-deps -r requirements/trees-no-deps.txt
 	touch $@
+
+test-faults: $(READY)
+	FAULTS=long $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,7 +24,8 @@ from xml.etree import ElementTree
 
 from ppocr_prune_plugin.errors import exiting_on_error
 from ppocr_prune_plugin.files import write_atomically
-from ppocr_prune_plugin.hooks.adapters.tree import require_tree, tree_version
+from ppocr_prune_plugin.hooks.adapters.tree import require_tree
+from ppocr_prune_plugin.hooks.release import release_of
 
 Row = dict[str, Any]
 
@@ -195,7 +196,7 @@ def main() -> int:
     failed = False
     if args.tree is not None:
         tree = require_tree(args.tree)
-        row = run(tree, args.name or tree_version(tree) or tree.name, args.python)
+        row = run(tree, args.name or release_of(tree).stated or tree.name, args.python)
         failed = any(
             outcome == "failed"
             for stages in row["outcomes"].values()

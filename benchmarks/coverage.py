@@ -32,7 +32,8 @@ from coverage_table import CONFIGS, STOCK, names_of
 from versions import paddle_version
 
 from ppocr_prune_plugin.files import write_atomically
-from ppocr_prune_plugin.hooks.adapters.tree import find_tree, require_tree, tree_version
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, require_tree
+from ppocr_prune_plugin.hooks.release import release_of
 
 Result = dict[str, Any]
 
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="rows at once")
     args = parser.parse_args()
     tree = require_tree(args.tree) if args.tree is not None else find_tree()
-    label = args.label or tree_version(tree) or tree.name
+    label = args.label or release_of(tree).stated or tree.name
     patterns = args.rows.split(",")
     names = [n for n in names_of(tree) if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
     known: dict[str, Result] = {}

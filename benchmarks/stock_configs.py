@@ -29,7 +29,8 @@ from versions import paddle_version
 
 from ppocr_prune_plugin.errors import EXIT_CODE
 from ppocr_prune_plugin.files import write_atomically
-from ppocr_prune_plugin.hooks.adapters.tree import require_tree, tree_version
+from ppocr_prune_plugin.hooks.adapters.tree import require_tree
+from ppocr_prune_plugin.hooks.release import release_of
 
 Row = dict[str, str | float]
 
@@ -81,7 +82,7 @@ def page(tree: Path, rows: dict[str, Row]) -> str:
     lines = [
         "# `ppocr-prune groups` on the stock configs",
         "",
-        f"PaddleOCR {tree_version(tree) or '(version not stated)'}, Paddle {paddle_version()}:"
+        f"PaddleOCR {release_of(tree)}, Paddle {paddle_version()}:"
         f" {len(rows)} configs, {count['ok']} ok, {count['refused']} refused,"
         f" {count['failed']} failed; the slowest took {slowest:.0f} s of CPU time.",
         "",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,8 @@ def _main(prefix: str, source: str, target: str) -> None:
     if source:
         outputs = executor.run(program, feed={feeds[0]: np.load(source)}, fetch_list=fetches)
         arrays.update({f"{_OUTPUT}{index}": output for index, output in enumerate(outputs)})
-    np.savez(target, **arrays)  # type: ignore[arg-type]  # NumPy declares one more keyword
+    save: Any = np.savez  # NumPy 2 declares one more keyword, which is no array
+    save(target, **arrays)
 
 
 if __name__ == "__main__":

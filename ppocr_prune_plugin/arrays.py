@@ -35,9 +35,10 @@ def write(path: Path, value: Any) -> None:
     """
     arrays: list[np.ndarray] = []
     nesting = json.dumps(_plain(value, arrays))
-    named = {str(index): array for index, array in enumerate(arrays)}
+    named: dict[str, Any] = {str(index): array for index, array in enumerate(arrays)}
+    named[_NESTING] = np.frombuffer(nesting.encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, **{_NESTING: np.frombuffer(nesting.encode(), np.uint8)}, **named)
+    np.savez(buffer, **named)
     data = buffer.getbuffer()
     with replacing(path) as file:
         file.write(data)

@@ -23,6 +23,7 @@ _LARGEST = 2**28  # bytes of a file that is read as a whole
 _EXCLUSIVE = (
     os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
+_IMPOSSIBLE = "no path has a NUL or half a character in it."
 _NO_ROOM = "Make room there and start again: what was measured so far is kept."
 _NOT_ALLOWED = "Make it writable, or name another place (Global.save_model_dir)."
 _ADVICE = {
@@ -39,6 +40,14 @@ _ADVICE = {
 }
 
 
+def is_possible(path: str | Path) -> bool:
+    """Whether a path can be one: without NUL, and of characters that the system can write."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """In this block an ``OSError`` becomes a :class:`PruneError` that says that ``path`` cannot be
@@ -50,9 +59,9 @@ def writing(path: Path) -> Iterator[None]:
         advice = _ADVICE.get(error.errno or 0, "")
         raise PruneError(f"{path}: cannot be written: {reason}. {advice}".rstrip()) from error
     except ValueError as error:
-        if "\0" not in str(path):
+        if is_possible(path):
             raise
-        raise PruneError(f"{path}: cannot be written: no path has a NUL in it.") from error
+        raise PruneError(f"{path}: cannot be written: {_IMPOSSIBLE}") from error
 
 
 @contextmanager
@@ -110,9 +119,9 @@ def open_regular(path: Path, what: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise PruneError(f"{path}: {what} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        if "\0" not in str(path):
+        if is_possible(path):
             raise
-        raise PruneError(f"{path}: {what} cannot be read: no path has a NUL in it.") from error
+        raise PruneError(f"{path}: {what} cannot be read: {_IMPOSSIBLE}") from error
 
 
 def read_file(path: Path, what: str, largest: int = _LARGEST) -> bytes:

@@ -27,6 +27,7 @@ from .surgery import Masks, cut
 
 Array = npt.NDArray[Any]
 Put = Callable[[Array], None]
+_Leaf = tuple[str, Any, Any, Any]  # where it is, the container, the key there, the tensor
 
 _LEAVES = (str, bytes, int, float, complex, type(None), type, types.ModuleType)
 # What DataParallel and other wrappers put before a network's own names.
@@ -35,6 +36,8 @@ _WRAPPERS = ("_layers.", "module.")
 _OF_LAYERS = ("_parameters", "_buffers")
 # Cosine from which on a tensor counts as a copy or an average of its parameter.
 _ALIKE = 0.5
+# Containers in each other that may hold one set of parameters together.
+_NESTED = 3
 
 
 class Holders:
@@ -179,6 +182,7 @@ class _Search:
         learned = [name for name, tensor in parameters.items() if not tensor.stop_gradient]
         self._parameters = _shapes(parameters)
         self._orders = [list(parameters), learned, list(model.state_dict()), list(tensors)]
+        self._most = max(map(len, self._orders))
         self._seen: set[int] = set()
         self._alive: list[object] = []  # an id may be taken once its object is gone
         self.copies: list[tuple[str, paddle.nn.Layer]] = []
@@ -242,38 +246,31 @@ class _Search:
 
     def _in_order(self, where: str, item: Any) -> list[_Held]:
         """Tensors in the order of the parameters: as many, each with as many axes."""
-        leaves = list(self._tensors_in(where, item))
-        if len(leaves) < 2 or None in leaves:
-            return []
-        found = [leaf for leaf in leaves if leaf is not None]
-        axes = [len(value.shape) for _, _, _, value in found]
+        leaves: list[_Leaf] = []
+        for leaf in self._tensors_in(where, item, _NESTED):
+            if leaf is None or len(leaves) == self._most:
+                return []
+            leaves.append(leaf)
+        axes = [len(value.shape) for _, _, _, value in leaves]
         for order in self._orders:
-            if axes == [len(self._tensors[name].shape) for name in order]:
-                self._seen.update(id(container) for _, container, _, _ in found)
+            if len(axes) > 1 and axes == [len(self._tensors[name].shape) for name in order]:
+                self._seen.update(id(container) for _, container, _, _ in leaves)
                 return [
                     _Held(place, name, value, _putting(place, container, key, value))
-                    for name, (place, container, key, value) in zip(order, found, strict=True)
+                    for name, (place, container, key, value) in zip(order, leaves, strict=True)
                 ]
         return []
 
-    def _tensors_in(self, where: str, item: Any) -> Iterator[tuple[str, Any, Any, Any] | None]:
-        """Place, container, key and value of all that is in nested containers; None, and an end,
-        where something is no tensor or one of the network's own."""
-        pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
-        for key, value in list(pairs):
+    def _tensors_in(self, where: str, item: Any, depth: int) -> Iterator[_Leaf | None]:
+        """Everything in nested containers; None where something is no tensor, or the network's."""
+        for key, value in list(item.items() if isinstance(item, Mapping) else enumerate(item)):
             place = f"{where}[{_shown(key)}]"
             if self._is_other_tensor(value):
                 yield place, item, key, value
-                continue
-            inside = (
-                self._tensors_in(place, value)
-                if isinstance(value, Mapping | list | tuple) and id(value) not in self._seen
-                else iter((None,))
-            )
-            for found in inside:
-                yield found
-                if found is None:
-                    return
+            elif depth and isinstance(value, Mapping | list | tuple):
+                yield from self._tensors_in(place, value, depth - 1)
+            else:
+                yield None
 
     def _is_other_tensor(self, value: object) -> bool:
         return isinstance(value, paddle.Tensor | np.ndarray) and id(value) not in self._own

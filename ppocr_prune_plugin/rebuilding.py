@@ -29,7 +29,7 @@ Shapes = Mapping[str, Shape]
 def structure_fits(structure: PrunedStructure, shapes: Shapes) -> bool:
     """Whether weights of these shapes, by name, were pruned to this structure."""
     there = placed(structure.axes, shapes)
-    return bool(there) and all(
+    return bool(there or not structure.axes) and all(
         _length(shapes[name], axis) == after
         for parameter, name in there.items()
         for axis, (_, after) in structure.axes[parameter].items()
@@ -125,12 +125,12 @@ def _length(shape: Shape, axis: int) -> int | None:
 def _are_pruned(structure: PrunedStructure, found: Shapes) -> bool:
     """Whether weights are of this structure (True) or unpruned. Raises PruneError for others."""
     there = placed(structure.axes, found)
-    if not there:
+    if structure.axes and not there:
         raise PruneError(
             "does not fit the weights beside it, which have none of the parameters that it prunes "
-            f"(its first is {next(iter(structure.axes), 'none')})"
+            f"(its first is {next(iter(structure.axes))})"
         )
-    unpruned, wrong = True, ""
+    unpruned, wrong = bool(there), ""
     for parameter, name in there.items():
         for axis, (before, after) in structure.axes[parameter].items():
             length = _length(found[name], axis)
@@ -148,10 +148,10 @@ def _are_pruned(structure: PrunedStructure, found: Shapes) -> bool:
 
 def _require_network(structure: PrunedStructure, here: Mapping[str, str], live: Shapes) -> bool:
     """Check that the network is one that the structure is for; whether it has it already."""
-    if not here:
+    if structure.axes and not here:
         raise PruneError(
             "the pruning plan is for another architecture: it prunes "
-            f"{next(iter(structure.axes), 'nothing')}, which this model has not"
+            f"{next(iter(structure.axes))}, which this model has not"
         )
     have = set()
     for parameter, name in here.items():
@@ -164,8 +164,10 @@ def _require_network(structure: PrunedStructure, here: Mapping[str, str], live: 
                 )
             have.add(length == after)
     if len(have) > 1:
-        raise PruneError("the pruning plan is for another architecture: parts of it are as wide "
-                         "here as after pruning, and others as before")  # fmt: skip
+        raise PruneError(
+            "the pruning plan is for another architecture: some layers are as wide here as after "
+            "pruning, and others as before"
+        )
     return True in have
 
 
@@ -181,7 +183,7 @@ def _following(
     known = set(here.values()) | set(structure.axes)
     for name, shape in live.items():
         layer = _without_others(name, words)
-        if name in known or layer not in layers:
+        if name in known or layer not in layers or name.rpartition(".")[0] == layer:
             continue
         for axis, length in enumerate(shape):
             there = _length(found[name], axis) if name in found else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from .errors import PruneError, did_you_mean, quoted
+from .files import is_possible
 
 CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
@@ -293,7 +294,7 @@ class _Checker:
         )
 
     def path(self, key: str, value: object) -> str:
-        if isinstance(value, str) and value.strip() and "\0" not in value:
+        if isinstance(value, str) and value.strip() and is_possible(value):
             return value
         raise self.fail(key, f"must be the path of a file, found {_show(value)}.")
 

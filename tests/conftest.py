@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tool_processes import ToolProcesses
+from tool_processes import RunTool, ToolProcesses
 
 from ppocr_prune_plugin.commands.doctor import probe
 from ppocr_prune_plugin.errors import PruneError
@@ -18,6 +17,7 @@ pytest.register_assert_rewrite("tool_chain", "training")
 pytest_plugins = [
     "side_by_side",
     "fixtures_demo",
+    "fixtures_faults",
     "fixtures_lines",
     "fixtures_networks",
     "fixtures_trees",
@@ -25,8 +25,6 @@ pytest_plugins = [
 
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")

@@ -143,9 +143,13 @@ def damage(plan: Path, how: str) -> None:
         content["groups"][0]["kept"].pop()
     else:
         from ppocr_prune_plugin.plan import Change, GroupPlan, PruningPlan
+        from ppocr_prune_plugin.structure import PrunedStructure
 
         item = GroupPlan("backbone.another.conv", 16, tuple(range(8)), 8)
-        content = PruningPlan("l1", (item,), Change(2, 1), Change(2, 1)).as_dict()
+        axes = {"backbone.another.conv.weight": {0: (16, 8)}}
+        own = PrunedStructure(axes, Change(2, 1), Change(2, 1))
+        plans = {"": own}
+        content = PruningPlan("l1", (item,), Change(2, 1), Change(2, 1), plans).as_dict()
     plan.write_text(json.dumps(content))
 
 

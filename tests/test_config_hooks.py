@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import RunTool
 from fixtures_trees import changed_tree
+from tool_processes import RunTool
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import set_out_channels

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from architectures import DETECTORS
-from conftest import RunTool
 from fixtures_networks import build
 from fixtures_trees import changed_tree
+from tool_processes import RunTool
 
 from ppocr_prune_plugin.hooks.adapters.sub_models import Part
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree

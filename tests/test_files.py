@@ -97,7 +97,8 @@ def test_a_name_or_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     for path, said in (
         (tmp_path / "file" / "x", "A folder is needed where a file is"),
         (tmp_path / "folder", "Is a directory"),
-        (tmp_path / "a\0b", "no path has a NUL in it"),
+        (tmp_path / "a\0b", "no path has a NUL or half a character in it"),
+        (tmp_path / "\ud800", "no path has a NUL or half a character in it"),
         (tmp_path / ("x" * 300), "name too long"),
         (Path("/proc/ppocr-prune/x"), "cannot be written"),
     ):

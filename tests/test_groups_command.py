@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import RunTool
+from tool_processes import RunTool
 
 GROUPS = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "groups"]
 CONFIG = Path(__file__).parent.parent / "configs" / "det" / "mv3_db_prune.yml"

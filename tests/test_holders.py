@@ -162,6 +162,8 @@ def test_cycles_and_foreign_objects_are_walked_through(net: Net, graph: ChannelG
     shadow = average(net)
     root: dict[str, Any] = {"lock": threading.Lock(), "logs": ["x"] * 5, "net": net}
     root["self"], root["deep"] = root, [[[{"shadow": shadow}]]]
+    root["own"] = [[]]
+    root["own"][0].append(root["own"][0])
     pruned(net, graph, root=root)
     assert shadow["head.weight"].shape == [4, 4, 1, 1]
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from plain_search import cost_of
 from test_budget import CURVES, SIZES, cost
 from training import Tools, output
 
 from ppocr_prune_plugin.ratios.budget import widths_by_budget, widths_by_max_loss
 from ppocr_prune_plugin.ratios.nearest import Value, prunes_nothing
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
+from ppocr_prune_plugin.ratios.search import Search
 
 HURTS = dict.fromkeys(SIZES, CURVES["b"])  # every layer loses as soon as it is cut
 
@@ -29,7 +31,8 @@ def by_loss(value: Value, round_to: int) -> Mapping[str, int]:
 
 def by_flops(value: Value, round_to: int) -> Mapping[str, int]:
     assert isinstance(value, float)
-    return widths_by_budget(CURVES, SIZES, cost, value, round_to, "pruned_flops")
+    search = Search(CURVES, SIZES, cost_of(cost, SIZES), round_to)
+    return widths_by_budget(search, value, "pruned_flops")
 
 
 @pytest.mark.parametrize(

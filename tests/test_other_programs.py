@@ -12,7 +12,7 @@ from typing import Any
 import paddle
 import pytest
 import yaml
-from conftest import RunTool
+from tool_processes import RunTool
 from training import Tools, output
 
 from demo.configs import write_config

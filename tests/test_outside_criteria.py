@@ -97,6 +97,18 @@ def test_the_current_folder_is_not_imported_from_unless_it_is_named(
     assert (folder / "ran").exists()
 
 
+def test_a_package_that_is_installed_from_the_current_folder_is_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pip install -e .`` leaves a line with the folder in a ``.pth`` file."""
+    write(folder, "editable", "class C:\n  importance = print")
+    monkeypatch.delenv("PYTHONPATH")
+    (folder / "site").mkdir()
+    (folder / "site" / "__editable__.mine.pth").write_text(f"import this\n{folder}\n")
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(folder / "site")])
+    assert Ranker("editable:C").identity.startswith("editable:C")
+
+
 def test_both_languages_show_the_same_code() -> None:
     english, chinese = (
         re.findall(r"```\w+\n.*?```", guide.read_text(encoding="utf-8"), re.S)

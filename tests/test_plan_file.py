@@ -82,8 +82,10 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> Callable[[str], str]:
     return apply
 
 
-def _frame(shapes: list[Any]) -> dict[str, Any]:
-    return {"shapes": {"0.weight": shapes}, "multipliers": {}, "attributes": []}
+def _structure(axes: Any) -> dict[str, Any]:
+    change = {"before": 2, "after": 1, "pruned": 0.5}
+    own = {"flops": change, "params": change, "axes": axes, "multipliers": {}, "attributes": []}
+    return {"": own}
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,19 @@ def _frame(shapes: list[Any]) -> dict[str, Any]:
         ),
         (_signed(lambda c: c["flops"].update(after=1001)), "flops.after: should be less"),
         (_signed(lambda c: c["flops"].update(before=2**60)), "flops.before: should be a whole"),
-        (_signed(lambda c: c.update(frame={"shapes": "(3, 4)"})), "frame"),
-        (_signed(lambda c: c.update(frame=_frame(["34", "12"]))), r"frame.shapes.0.weight\[0\]"),
-        (_signed(lambda c: c.update(frame=_frame([[3, 4], [3, 5]]))), "no larger than"),
+        (_signed(lambda c: c.update(structures="(3, 4)")), "structures: should be a mapping"),
+        (
+            _signed(lambda c: c.update(structures=_structure({"0.weight": {"0": ["8", 4]}}))),
+            r"axes.0.weight.0\[0\]: should be a whole number",
+        ),
+        (
+            _signed(lambda c: c.update(structures=_structure({"0.weight": {"0": [4, 8]}}))),
+            "should be less than 4",
+        ),
+        (
+            _signed(lambda c: c.update(structures=_structure({"0.weight": {"first": [8, 4]}}))),
+            "the number of an axis",
+        ),
         (lambda text: text.replace("0.6", "Infinity"), "Infinity is no finite number"),
         (lambda text: text.replace("0.6", "1e999"), "is too large"),
         (lambda text: text.replace("1000", "1" + "0" * 400), "a number of 401 digits"),

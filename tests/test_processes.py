@@ -69,6 +69,20 @@ def test_two_ranks_measure_what_one_would(
     trained = [s for n, s in shapes.items() if not n.endswith(("_mean", "_variance"))]
     assert sum(math.prod(shape) for shape in trained) == plan.params.after
 
+    # What was measured serves a run that prunes fewer layers, and is refused, by name, where a
+    # setting changed that losses depend on.
+    train = [tree / "tools/train.py", *options, f"Global.save_model_dir={one}"]
+    fewer = 'Prune.skip=["neck.*","head.*","backbone.blocks[456]*"]'
+    again = run_tool([*train, fewer, "Prune.dry_run=true"])
+    assert again.returncode == 0, again.stderr[-2000:]
+    kept = json.loads((one / "prune" / "sensitivity.json").read_text())["groups"]
+    assert kept == single["groups"]
+    assert len(load_plan(one / "prune" / "plan.prune.json").groups) < len(plan.groups)
+    stale = run_tool([*train, "PostProcess.box_thresh=0.9", "Prune.dry_run=true"])
+    assert stale.returncode == 2, stale.stderr[-2000:]
+    assert "belongs to another PostProcess.box_thresh ('0.6' there, '0.9' here)" in stale.stderr
+    assert json.loads((one / "prune" / "sensitivity.json").read_text())["groups"] == kept
+
 
 REDUCED = """
 import numpy as np

@@ -19,7 +19,7 @@ from ppocr_prune_plugin.graph.trace import _RECORDERS as RECORDERS
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.network import inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import load_plan
-from ppocr_prune_plugin.rebuilding import placed, rebuild
+from ppocr_prune_plugin.rebuilding import placed, rebuild, structure_fits
 from ppocr_prune_plugin.structure import PrunedStructure
 
 INPUTS: list[Any] = [([1, 3, 8, 8], "float32")]
@@ -129,6 +129,25 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         rebuild(Net(), elsewhere, _shapes(model))
     with pytest.raises(PruneError, match="it prunes elsewhere.weight, which this model has not"):
         rebuild(Net(), elsewhere, {"elsewhere.weight": (3, 2)})
+
+
+def test_a_plan_that_prunes_nothing_fits(tmp_path: Path) -> None:
+    """A run that prunes nothing, where somebody insists on one, resumes as any other."""
+    model, structure = _pruned(tmp_path)
+    nothing = dataclasses.replace(structure, axes={}, multipliers={}, attributes=())
+    assert rebuild(Net(), nothing, _shapes(Net())) == {}
+    assert structure_fits(nothing, _shapes(model)) and structure_fits(nothing, {})
+
+
+def test_a_bias_of_as_many_classes_as_there_were_channels_stays(tmp_path: Path) -> None:
+    """Only what was put around a layer follows it."""
+    model, structure = _pruned(tmp_path)
+    axes = {"last.weight": {1: (16, 10)}, "first.weight": {0: (16, 10)}}
+    other = nn.LayerDict({"first": nn.Conv2D(3, 16, 1), "last": nn.Conv2D(16, 16, 1)})
+    found = {"first.weight": (10, 3, 1, 1), "last.weight": (16, 10, 1, 1)}
+    bare = dataclasses.replace(structure, axes=axes, multipliers={}, attributes=())
+    assert rebuild(other, bare, found) == {}
+    assert other["last"].bias.shape == [16] and other["last"].weight.shape == [16, 10, 1, 1]
 
 
 def test_names_below_layers_that_were_put_around_others() -> None:

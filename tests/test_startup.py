@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RunTool
+from tool_processes import RunTool
 
 from ppocr_prune_plugin import _startup
 from ppocr_prune_plugin._startup import tree_of

@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import RunTool
-from tool_processes import runs_as_fork
+from tool_processes import RunTool, runs_as_fork
 
 # A tool that tells all that it can see of how it was started.
 TOOL = """\

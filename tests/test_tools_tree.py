@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import yaml
 from architectures import DETECTORS, RECOGNISERS
-from conftest import RunTool
 from fixtures_lines import rec_config
 from newest_configs import newest, small
 from tool_chain import STAGES, Chain, Model
+from tool_processes import RunTool
 from training import Tools
 
 from demo.configs import write_config
@@ -146,10 +146,7 @@ MODELS = {
     "newest-det": partial(_newest, "det"),
     "newest-rec": partial(_newest, "rec"),
 }
-_EMA_CANNOT = pytest.mark.xfail(
-    strict=True, reason="a moving average of the weights is not cut along yet"
-)
-_OF_TODAY = ("det", pytest.param("ema", marks=_EMA_CANNOT))
+_OF_TODAY = ("det", "ema")
 
 
 @pytest.fixture(scope="module", params=MODELS if _NAMED else _OF_TODAY)

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 Completed = subprocess.CompletedProcess[str]
+RunTool = Callable[..., Completed]
 
 _SERVER = Path(__file__).with_name("tool_server.py")
 _STARTING = 300.0  # seconds that importing Paddle may take

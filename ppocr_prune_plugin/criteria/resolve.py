@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import os
+import site
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError, did_you_mean
@@ -158,15 +161,25 @@ def _module(name: str) -> Any:
 
 def _places(path: Sequence[str]) -> list[str]:
     """Where Python imports from, without the current folder: a config may name any module, and what
-    lies in that folder may have come with the config. ``PYTHONPATH`` names it where it is meant.
+    lies in that folder may have come with the config. It stays where ``PYTHONPATH`` names it, or
+    a package was installed from it in editable mode.
     """
     here = os.path.realpath(os.curdir)
-    stated = (
-        [] if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    )
-    if any(entry and os.path.realpath(entry) == here for entry in stated):
+    stated = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if sys.flags.ignore_environment:
+        stated = []
+    if any(entry and os.path.realpath(entry) == here for entry in [*stated, *_editable()]):
         return list(path)
     return [entry for entry in path if os.path.realpath(entry or os.curdir) != here]
+
+
+def _editable() -> Iterator[str]:
+    """Folders that are on the path because a ``.pth`` file of the environment says so."""
+    for place in (*site.getsitepackages(), site.getusersitepackages()):
+        for file in Path(place).glob("*.pth"):
+            with contextlib.suppress(OSError):
+                lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+                yield from (line.strip() for line in lines if os.path.isabs(line.strip()))
 
 
 def _made(name: str, found: Any) -> Criterion | Selection:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, Campaign
+from fixtures_faults import LONG, Campaign
 from nursery import FOR_TOOLS, Child, Nursery
 
 from ppocr_prune_plugin.files import TEMPORARY

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Campaign
+from fixtures_faults import Campaign
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.section import (

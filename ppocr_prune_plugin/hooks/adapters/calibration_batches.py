@@ -47,22 +47,26 @@ def calibration_batches(
     path = folder / f"calibration-{key}.npz"
     if team.rank != 0:
         team.wait(f"calibration-{key}")
-    elif not path.exists():
-        made = itertools.islice(arguments["train_dataloader"], count)
-        try:
-            arrays.write(path, [as_arrays(batch) for batch in made])
-        except arrays.Unstorable as error:
-            raise PruneError(
-                f"Train: its batches hold a {error}, which cannot be kept for the next run. Set "
-                "Prune.bn_batches: 0 (and a criterion that needs no gradients)."
-            ) from error
-    team.post(f"calibration-{key}")
+    else:
+        if not path.exists():
+            _draw(arguments["train_dataloader"], count, path)
+        team.post(f"calibration-{key}")
     kept = arrays.read(
         path,
         "the file of calibration batches",
         "Move it away to have other batches drawn; what was measured with these does not fit them.",
     )
     return [_tensors(batch) for batch in kept]
+
+
+def _draw(loader: Any, count: int, path: Path) -> None:
+    try:
+        arrays.write(path, [as_arrays(batch) for batch in itertools.islice(loader, count)])
+    except arrays.Unstorable as error:
+        raise PruneError(
+            f"Train: its batches hold a {error}, which cannot be kept for the next run. Set "
+            "Prune.bn_batches: 0 (and a criterion that needs no gradients)."
+        ) from error
 
 
 def few_images(batch: Batch) -> Batch:
@@ -113,11 +117,18 @@ def _mapped(value: Any, kind: type, change: Any) -> Any:
     return value
 
 
+def described(value: Any) -> str:
+    """Plain data from a config as text, the same in whatever order its keys are written."""
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys of several kinds; YAML inside itself
+        return ascii(value)
+
+
 def _key(arguments: Mapping[str, Any], count: int) -> str:
     """What tells the batches of one training set from those of another."""
     train = arguments["config"].get("Train")
-    described = json.dumps([train, count], sort_keys=True, default=str, skipkeys=True)
-    found = hashlib.sha256(described.encode())
+    found = hashlib.sha256(described([train, count]).encode())
     for path in _label_files(train):
         try:
             found.update(hashlib.sha256(Path(path).read_bytes()).digest())

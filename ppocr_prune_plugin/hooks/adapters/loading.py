@@ -99,24 +99,30 @@ class Loading:
         names = {part.name: _name_in(plan, part, _own(shapes, part)) for part in self.parts}
         if not any(name is not None for name in names.values()):
             raise PruneError(
-                f"{beside}: is the plan of {_listed(plan.structures)}, but the model loaded "
-                f"is {_listed(names)}. {_TOGETHER}"
+                f"{beside}: is the plan of {_listed(plan.structures)}, but the model that is "
+                f"loaded is {_listed(names)}. {_TOGETHER}"
             )
-        applied = len(left) < len(self.parts)
+        unpruned = []
         for part in left:
             name = names[part.name]
             if name is None:
                 continue
             try:
-                own = own_plan(plan, name)
-                applied = self._rebuild(part, own, path, _own(shapes, part)) or applied
+                if not self._rebuild(part, own_plan(plan, name), path, _own(shapes, part)):
+                    unpruned.append(part.name)
             except PruneError as error:
                 raise PruneError(f"{beside}: {error}. {_TOGETHER}") from error
-        if not applied:
-            self.logger.warning(
-                f"prune: {beside} is ignored: the weights beside it are not pruned. It may be "
-                "left over from another run."
+        if not unpruned:
+            return
+        if any(plan_of_model(part.model) is not None for part in self.parts):
+            raise PruneError(
+                f"{beside}: does not fit the weights beside it, in which {_listed(unpruned)} is "
+                f"not pruned. {_TOGETHER}"
             )
+        self.logger.warning(
+            f"prune: {beside} is ignored: the weights beside it are not pruned. It may be left "
+            "over from another run."
+        )
 
     def _rebuild(self, part: Part, plan: PruningPlan, path: Path, found: Shapes) -> bool:
         """Give a network the structure of weights; False where these are not pruned."""
@@ -142,12 +148,11 @@ class Loading:
         if not narrower:
             return
         missing = plan_path(path).name
-        first = next(iter(narrower))
-        whole = list(dict(part.model.named_parameters())[first].shape)
-        count = f"{len(narrower)} layers" if len(narrower) > 1 else "a layer"
+        first, (here, there) = next(iter(narrower.items()))
+        layers = f"{len(narrower)} layers read" if len(narrower) > 1 else "a layer reads"
         what = (
-            f"{count} in {path} read fewer channels than in {part.name or 'this model'} "
-            f"({part.prefix}{first} is {list(narrower[first])} there and {whole} here), and no "
+            f"{path}: {layers} fewer channels there than in {part.name or 'this model'} "
+            f"({part.prefix}{first} is {list(there)} there and {list(here)} here), and no "
             f"{missing} lies beside it"
         )
         copy = f"If it is pruned, copy {missing} from where it was trained"
@@ -163,25 +168,29 @@ class Loading:
             )
             return
         reason = "no pruning of this model gives such shapes"
-        with full_precision(part.model):
-            try:
+        try:
+            with full_precision(part.model):
                 plan = self._worked_out(part, found)
-            except Exception as error:  # a stock run goes on as it would without this package
-                plan, reason = None, f"{type(error).__name__}: {error}"
-        if plan is None:
-            self.logger.warning(
-                f"prune: {what}. Its structure cannot be worked out ({reason}): what does not "
-                f"match is not loaded and keeps random values. {copy}."
-            )
-            return
+            if plan is not None:
+                self._say_worked_out(what, path)
+                self._rebuild(part, plan, path, found)
+                return
+        except Exception as error:  # a stock run goes on as it would without this package
+            reason = f"{type(error).__name__}: {error}"
+        self.logger.warning(
+            f"prune: {what}. Its structure cannot be worked out ({reason}): what does not match "
+            f"is not loaded and keeps random values. {copy}."
+        )
+
+    def _say_worked_out(self, what: str, path: Path) -> None:
         if self.purpose is Purpose.TRAIN_STATED:
             self.logger.warning(
                 f"prune: {what}. Prune.enable is false, so that it is trained as it is: narrower "
                 f"than the config says. Structure worked out from {path.name}."
             )
         else:
+            missing = plan_path(path).name
             self.logger.info(f"prune: no {missing}: structure worked out from {path.name}")
-        self._rebuild(part, plan, path, found)
 
     def _worked_out(self, part: Part, found: Shapes) -> PruningPlan | None:
         """The plan that explains the shapes of weights; None where none does."""
@@ -263,21 +272,21 @@ def _with_shapes(others: Mapping[str, tuple[Shape, Shape]]) -> str:
     return ", ".join(shown[:4]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _narrower(model: paddle.nn.Layer, found: Shapes) -> dict[str, Shape]:
-    """Weights that read fewer channels in a file than in a network, by name.
+def _narrower(model: paddle.nn.Layer, found: Shapes) -> dict[str, tuple[Shape, Shape]]:
+    """Weights that read fewer channels in a file than in a network, with the shape here and there.
 
     What a layer reads is what another has left. A dictionary or a number of classes changes what
     the last layers put out.
     """
     return {
-        name: found[name]
-        for name, axis, length in _read(model)
-        if name in found and axis < len(found[name]) and found[name][axis] < length
+        name: (shape, found[name])
+        for name, axis, shape in _read(model)
+        if name in found and axis < len(found[name]) and found[name][axis] < shape[axis]
     }
 
 
-def _read(model: paddle.nn.Layer) -> Iterator[tuple[str, int, int]]:
-    """Weights with the axis along which they read channels, and its length."""
+def _read(model: paddle.nn.Layer) -> Iterator[tuple[str, int, Shape]]:
+    """Weights with the axis along which they read channels, and their shape."""
     for prefix, layer in model.named_sublayers(include_self=True):
         for key, parameter in layer._parameters.items():
             if parameter is None:
@@ -290,4 +299,4 @@ def _read(model: paddle.nn.Layer) -> Iterator[tuple[str, int, int]]:
                 axis = 1
             else:
                 continue
-            yield f"{prefix}.{key}" if prefix else key, axis, parameter.shape[axis]
+            yield f"{prefix}.{key}" if prefix else key, axis, tuple(parameter.shape)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ... import arrays
 from ...sensitivity.identity import NOT_SET
-from .calibration_batches import Batch, as_arrays
+from .calibration_batches import Batch, as_arrays, described
 
 # How the network is evaluated in half precision; says nothing where `use_amp` is off.
 _AMP = ("amp_level", "amp_dtype", "amp_custom_black_list", "amp_custom_white_list")
@@ -74,7 +74,7 @@ def _items(name: str, value: Any, without: Sequence[str], depth: int) -> Iterato
 
 def _text(value: Any) -> str:
     """One line, not too long, and another for another value."""
-    text = json.dumps(value, sort_keys=True, default=str, skipkeys=True)
+    text = described(value)
     if len(text) <= 80:
         return text
     return f"{text[:60]}… (checksum {hashlib.sha256(text.encode()).hexdigest()[:8]})"
