@@ -6,9 +6,25 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
-from campaign import LONG, SEED, Campaign
+
+SEED = int(os.environ.get("FAULTS_SEED", "0"))
+LONG = os.environ.get("FAULTS") == "long"
+
+
+@dataclass
+class Campaign:
+    """What is drawn, how much of it, and what came of it."""
+
+    random: np.random.Generator
+    long: bool
+
+    def times(self, sample: int, all: int) -> range:
+        return range(all if self.long else sample)
 
 
 @pytest.fixture(params=[SEED], ids=[f"seed{SEED}"])
