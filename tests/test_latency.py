@@ -36,6 +36,7 @@ from ppocr_prune_plugin.latency.grid import Interpolated, points
 from ppocr_prune_plugin.latency.layers import build as build_layer
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.latency.operations import Operation, operations_of
+from ppocr_prune_plugin.latency.table import LatencyTable, open_table
 from ppocr_prune_plugin.latency.timer import NoAnswer, Timer
 from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import GroupPlan, load_plan
@@ -200,19 +201,19 @@ def true_latency(latency: NetworkLatency, widths: Mapping[str, int]) -> float:
 @pytest.fixture
 def foreseen(small: NetworkLatency, tmp_path: Path) -> Iterator[NetworkLatency]:
     """What is predicted from a table of the made-up machine; nothing is measured."""
-    content = json.loads(small._table.path.read_text())
-    for key, times in content["layers"].items():
-        for sizes in times:
-            times[sizes] = made_up(key.split()[0], tuple(map(int, sizes.split(","))))
-    names = list(small._sizes)
+    measured_table, path = small._table, tmp_path / "latency.json"
+    table = LatencyTable(path, measured_table.fingerprint, measured_table.onednn)
+    for key, times in measured_table.layers.items():
+        table.layers[key] = {
+            sizes: made_up(key.split()[0], tuple(map(int, sizes.split(",")))) for sizes in times
+        }
     before = true_latency(small, small._sizes)
-    for key in content["networks"]:
-        widths = dict(zip(names, map(int, key.split(",")), strict=True))
+    for key in measured_table.networks:
+        widths = dict(zip(small._sizes, map(int, key.split(",")), strict=True))
         # Measured in turns while the machine had other things to do: both took longer.
-        content["networks"][key] = (1.2 * before, 1.2 * true_latency(small, widths))
-    content["networks"][",".join(str(small._sizes[name]) for name in names)] = (before, before)
-    path = tmp_path / "latency.json"
-    path.write_text(json.dumps(signed(content)))
+        table.networks[key] = (1.2 * before, 1.2 * true_latency(small, widths))
+    table.networks[small._key(small._sizes)] = (before, before)
+    table.save()
     latency = measured(path)
     yield latency
     assert latency._timer._process is None, "something was measured"
@@ -331,8 +332,6 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_table_of_something_else_is_measured_anew(
     small: NetworkLatency, tmp_path: Path, change: Callable[[dict], None], named: str
 ) -> None:
-    from ppocr_prune_plugin.latency.table import open_table
-
     table = small._table
     content = json.loads(table.path.read_text())
     change(content)
@@ -344,8 +343,6 @@ def test_a_table_of_something_else_is_measured_anew(
 
 
 def test_half_a_file_is_measured_anew(small: NetworkLatency, tmp_path: Path) -> None:
-    from ppocr_prune_plugin.latency.table import open_table
-
     path = tmp_path / "latency.json"
     path.write_bytes(small._table.path.read_bytes()[:200])
     assert "not complete JSON" in open_table(path, small._table.fingerprint)[1]
@@ -402,6 +399,7 @@ def test_what_a_crash_said_is_in_the_message() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_train_py_prunes_by_latency(
     run_tool: Callable[..., subprocess.CompletedProcess[str]],
     tree: Path,
@@ -413,18 +411,18 @@ def test_train_py_prunes_by_latency(
         "Global.use_gpu=false",
         f"Global.pretrained_model={det_weights}",
         f"Global.save_model_dir={tmp_path}",
-        "Prune.pruned_latency=0.1",
+        "Prune.pruned_latency=0.05",
         'Prune.skip=["backbone.*"]',
         "Prune.sensitivity.ratios=[0.3,0.6]",
         "Prune.sensitivity.samples=2",
-        "Prune.latency.shape=[3,96,96]",
+        "Prune.latency.shape=[3,256,256]",
         "Prune.dry_run=true",
     ]
     done = run_tool([tree / "tools" / "train.py", "-c", det_config, "-o", *options])
     log = done.stdout + done.stderr
     assert done.returncode == 0, log[-3000:]
     assert re.search(
-        r"the unpruned network takes \S+ ms: Paddle Inference, .*1 thread, 1x3x96", log
+        r"the unpruned network takes \S+ ms: Paddle Inference, .*1 thread, 1x3x256", log
     )
     found = re.findall(r"latency (\S+) ms -> (\S+) ms \(-\S+ measured, -\S+ predicted\)", log)
     report = load_report(tmp_path / "prune" / "report.json")
