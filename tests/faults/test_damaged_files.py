@@ -23,6 +23,7 @@ from ppocr_prune_plugin.latency.table import LatencyTable, open_table
 from ppocr_prune_plugin.network import inspect, plan_of
 from ppocr_prune_plugin.plan import Change, GroupPlan, load_plan
 from ppocr_prune_plugin.ratios.budget import widths_by_max_loss
+from ppocr_prune_plugin.rebuilding import rebuild
 from ppocr_prune_plugin.report.data import Layer, Point, Report, load_report
 from ppocr_prune_plugin.report.html import render, write_report
 from ppocr_prune_plugin.sensitivity import store
@@ -95,8 +96,14 @@ def read_plan(files: Files, path: Path) -> Any:
     plan = load_plan(path)
     # What a tool does with it: rebuild a network, or prune one.
     surgery.kept_masks(files.graph, [item for item in plan.groups if item.kept is not None])
-    assert plan.frame is not None
-    surgery.rebuild(small_model(), plan.frame, {})
+    for structure in plan.structures.values():
+        model = small_model()
+        found = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        for name, axes in structure.axes.items():
+            for axis, (_, after) in axes.items():
+                if name in found and axis < len(found[name]):
+                    found[name][axis] = after
+        rebuild(model, structure, {name: tuple(shape) for name, shape in found.items()})
     return plan
 
 
