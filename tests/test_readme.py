@@ -13,6 +13,7 @@ from ppocr_prune_plugin.section import (
     CRITERIA,
     LatencyOptions,
     PruneSection,
+    RecoveryOptions,
     SensitivityOptions,
     parse_section,
 )
@@ -27,9 +28,10 @@ def text(guide: str) -> str:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_key_of_the_section_is_explained(guide: str) -> None:
-    keys = {field.name for field in fields(PruneSection)} - {"sensitivity", "latency"}
+    keys = {field.name for field in fields(PruneSection)} - {"sensitivity", "latency", "recovery"}
     keys |= {f"sensitivity.{field.name}" for field in fields(SensitivityOptions)}
     keys |= {f"latency.{field.name}" for field in fields(LatencyOptions)}
+    keys |= {f"recovery.{field.name}" for field in fields(RecoveryOptions)}
     explained = re.findall(r"^\| `([a-z_.]+)` \|.*\|.*\|$", text(guide), re.M)
     assert sorted(explained) == sorted(keys)
     (criteria,) = (line for line in text(guide).splitlines() if line.startswith("| `criterion`"))
