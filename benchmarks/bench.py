@@ -22,7 +22,7 @@ from ppocr_prune_plugin.hooks.adapters.tree import build_from_config, find_tree
 from ppocr_prune_plugin.network import Network
 from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.section import PruneSection, SensitivityOptions
-from ppocr_prune_plugin.sensitivity.team import Team
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
 
 _SEED = 7  # of the pictures: not the demo's
 
@@ -92,7 +92,7 @@ def load_detector(work: Path, images: int, side: int, folder: Path) -> Detector:
         arguments["train_dataloader"] = build_dataloader(
             config, "Train", "cpu", logging.getLogger("benchmark")
         )
-        batches = calibration_batches(arguments, 2, folder, Team())
+        batches = calibration_batches(arguments, 2, folder, Ranks())
         return BatchNormRecalibration(
             model, [functools.partial(training_forward, model, b, config) for b in batches]
         )

@@ -246,7 +246,7 @@ def training_batch(config: Config) -> list[Any]:
 
 
 def describe(network: Network, groups: list[ChannelGroup]) -> Result:
-    """Groups, the shares of the costs that stand in their channels, and what is kept whole."""
+    """Groups, the shares of the costs that stand in their channels, and what is frozen."""
     graph, costs = network.graph, network.costs
     gone = surgery.shapes_after(graph, {group.name: 0 for group in groups})
     kept: dict[str, int] = {}

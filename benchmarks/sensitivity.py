@@ -33,8 +33,8 @@ from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
 from ppocr_prune_plugin.sensitivity.store import SensitivityFile
-from ppocr_prune_plugin.sensitivity.team import Team
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -108,7 +108,7 @@ def main() -> int:
         our_seconds = {"(baseline)": time.perf_counter() - begin}
         analysis = Analysis(
             model, graph, file, evaluation, ranker, RATIOS, args.round_to,
-            Recovery(model, graph, []), Team(), args.exact,
+            Recovery(model, graph, []), Ranks(), args.exact,
         )  # fmt: skip
 
         loop_curves = {}

@@ -17,14 +17,14 @@ from .run_lock import own
 from .section import PruneSection
 from .sensitivity.analysis import Analysis, check_baseline, check_direction
 from .sensitivity.identity import fingerprint
+from .sensitivity.ranks import Ranks
 from .sensitivity.sequential import CONFIDENCE, Evaluation, spread
 from .sensitivity.store import SensitivityFile, open_sensitivity
-from .sensitivity.team import Team
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures the curves of the groups that may be pruned, with whoever is on the team.
+    """Measures the curves of the groups that may be pruned, with whoever is on the ranks.
 
     ``source`` names where the section is written, for messages; ``ranker`` has seen the unpruned
     network; ``batches`` counts those that ``recovery`` runs; ``settings`` are what else losses
@@ -43,7 +43,7 @@ class Measuring:
     settings: Callable[[bool], Mapping[str, str]]
     folder: Path
     logger: logging.Logger
-    team: Team
+    ranks: Ranks
 
     def begin(self) -> Analysis:
         """Evaluate the unpruned model, unless the sensitivity file has it; ``file`` of what comes
@@ -82,15 +82,15 @@ class Measuring:
         analysis.rising(self.groups, depth.bound, depth.curve)
         return {group.name: analysis.file.curve(group.name) for group in self.groups}
 
-    def follow(self) -> None:
+    def work(self) -> None:
         """What the other ranks do: measure what rank 0 asks for, until it has decided."""
-        self._analysis().follow()
+        self._analysis().work()
 
     def _analysis(self) -> Analysis:
         options, network = self.section.sensitivity, self.network
         return Analysis(
             network.model, network.graph, self._file(), self.evaluation, self.ranker,
-            options.ratios, self.section.round_to, self.recovery, self.team, options.exact,
+            options.ratios, self.section.round_to, self.recovery, self.ranks, options.exact,
         )  # fmt: skip
 
     def _file(self) -> SensitivityFile:
@@ -99,7 +99,7 @@ class Measuring:
         check_direction(evaluation.metric)
         stated = self.section.sensitivity.file
         path = Path(stated) if stated else self.folder / "sen.pickle"
-        if stated and self.team.rank == 0:
+        if stated and self.ranks.rank == 0:
             own(
                 path.with_name(path.name + ".lock"),
                 f"{self.source}: Prune.sensitivity.file: {path}",
@@ -115,7 +115,7 @@ class Measuring:
             self.settings(self.ranker.looks),
         )
         file, remark = open_sensitivity(path, belongs, self.network.graph.groups, names)
-        if remark and self.team.rank == 0:
+        if remark and self.ranks.rank == 0:
             self.logger.warning(f"prune: {remark}")
         file.merge_ranks(self.folder / "ranks")
         return file

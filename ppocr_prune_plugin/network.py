@@ -33,7 +33,7 @@ class Network:
     """A model with what its graph says of it.
 
     ``inputs`` are what ``forward`` takes when deployed, ``training_inputs`` what it takes in
-    training; ``unseen`` says what of the model could not be traced, and is therefore kept whole.
+    training; ``unseen`` says what of the model could not be traced, and is therefore frozen.
     """
 
     model: paddle.nn.Layer

@@ -27,8 +27,8 @@ from .report.build import build_report
 from .report.html import write_report
 from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
+from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
 from .sensitivity.sequential import Evaluation, spread
-from .sensitivity.team import ENDINGS, FAILED, FINISHED, Team
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PruningRun:
     takes the sensitivity file, the plan and the report; ``source`` names where the section is
     written, for messages; ``versions`` are those of the caller's software, for the report;
     ``settings`` are what else losses depend on, by name, where the criterion looks at the network
-    (True) or at weights alone; ``team``: who else works on it; ``widths`` are the channels that
+    (True) or at weights alone; ``ranks``: who else works on it; ``widths`` are the channels that
     groups keep where that was decided before, on a network of the same structure: nothing is
     analysed then.
     """
@@ -58,7 +58,7 @@ class PruningRun:
     logger: logging.Logger
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
-    team: Team = field(default_factory=Team)
+    ranks: Ranks = field(default_factory=Ranks)
     widths: Mapping[str, int] | None = None
 
     def run(self) -> PruningPlan:
@@ -68,17 +68,17 @@ class PruningRun:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
         """
         target = target_of(self.section)
-        if self.team.rank != 0:
-            return self._follow(target)
+        if self.ranks.rank != 0:
+            return self._as_worker(target)
         try:
-            plan = self._lead(target)
+            plan = self._as_rank_0(target)
         except BaseException:
-            self.team.post_failure()
+            self.ranks.post_failure()
             raise
-        self.team.post(FINISHED)
+        self.ranks.post(FINISHED)
         return plan
 
-    def _lead(self, target: Ratio | MeasuredTarget) -> PruningPlan:
+    def _as_rank_0(self, target: Ratio | MeasuredTarget) -> PruningPlan:
         network, section, evaluation = self.network, self.section, self.evaluation
         groups = network.prunable(section, self.source)
         self._log_frozen()
@@ -98,7 +98,7 @@ class PruningRun:
 
         undo = apply_checked(network, plan)
         self.logger.info(f"prune: {recovery.finish(network.graph, plan.groups, undo)}")
-        if self.team.size > 1:
+        if self.ranks.size > 1:
             save_state(network.model, self._state_path)
 
         after = evaluation() if evaluation is not None else None
@@ -107,15 +107,15 @@ class PruningRun:
             surgery.restore(network.model, undo)
         return plan
 
-    def _follow(self, target: Ratio | MeasuredTarget) -> PruningPlan:
+    def _as_worker(self, target: Ratio | MeasuredTarget) -> PruningPlan:
         """What the other ranks do: help to measure, then do as rank 0 did."""
         network = self.network
         groups = network.prunable(self.section, self.source)
         if self.widths is None and isinstance(target, MeasuredTarget):
             moments = self._moments()
             ranker, recovery = self._ranker(moments), self._recovery(moments)
-            self._measuring(target, groups, ranker, recovery).follow()
-        if self.team.wait(*ENDINGS) == FAILED:
+            self._measuring(target, groups, ranker, recovery).work()
+        if self.ranks.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
         if not self.section.dry_run:
@@ -159,7 +159,7 @@ class PruningRun:
         return Measuring(
             self.network, groups, self.section, self.source, self.evaluation, ranker,
             recovery, len(self.calibration), self.settings, self.folder, self.logger,
-            self.team,
+            self.ranks,
         )  # fmt: skip
 
     def _moments(self) -> Callable[[], ReadMoments]:
@@ -230,5 +230,5 @@ class PruningRun:
 
     @property
     def _state_path(self) -> Path:
-        assert self.team.folder is not None
-        return self.team.folder / "state.npz"
+        assert self.ranks.folder is not None
+        return self.ranks.folder / "state.npz"

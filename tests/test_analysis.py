@@ -15,9 +15,9 @@ from ppocr_prune_plugin.graph.groups import build_graph
 from ppocr_prune_plugin.ratios.budget import widths_by_max_loss
 from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
 from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 from ppocr_prune_plugin.sensitivity.store import Point, SensitivityFile
-from ppocr_prune_plugin.sensitivity.team import Team
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -71,7 +71,7 @@ def analysed(
     file = SensitivityFile(folder / "sen.pickle", {}, {group.name: "w"}, baseline=1.0)
     analysis = Analysis(
         model, graph, file, evaluation, Ranker("l1"), RATIOS, 8,
-        Recovery(model, graph, []), Team(), exact,
+        Recovery(model, graph, []), Ranks(), exact,
     )  # fmt: skip
     return analysis, evaluation, group.name
 

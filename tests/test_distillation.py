@@ -21,7 +21,7 @@ from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.cli import main
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.networks import Networks
-from ppocr_prune_plugin.hooks.adapters.sub_models import check_models, families, parts_of
+from ppocr_prune_plugin.hooks.adapters.sub_models import check_models, families, sub_models_of
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.section import PruneSection, parse_section
@@ -316,7 +316,7 @@ def test_features_that_a_loss_compares_keep_their_widths(
     model = paddle.nn.Layer()
     model.add_sublayer("Student", build_model(copy.deepcopy(architecture)))
     model.train()
-    network = Networks().of(parts_of(whole, model)[0])
+    network = Networks().of(sub_models_of(whole, model)[0])
     assert model.Student.return_all_feats is True
     reasons = [f.reason for f in network.graph.frozen if f.name.startswith("backbone.")]
     assert ("it is an output of the network" in reasons) == kept_whole

@@ -17,7 +17,7 @@ from tool_processes import RunTool
 
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.hooks.adapters.sub_models import Part
+from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused, rehearse
 from ppocr_prune_plugin.hooks.release import release_of
@@ -138,7 +138,7 @@ def test_a_config_that_cannot_be_built(tree: Path, cls_config: Path) -> None:
 def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
     use_tree(tree)
     model = build("lcnetv3_rsefpn")
-    sub_model = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
+    sub_model = SubModel("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
     network = inspect(model, [([1, 3, 160, 160], "float32")])
     _enliven(network)
     (whole,) = _fused(sub_model, network)

@@ -26,7 +26,7 @@ from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.hooks.adapters import loading
 from ppocr_prune_plugin.hooks.adapters.networks import Networks
 from ppocr_prune_plugin.hooks.adapters.state import plan_of
-from ppocr_prune_plugin.hooks.adapters.sub_models import combined, parts_of
+from ppocr_prune_plugin.hooks.adapters.sub_models import combined, sub_models_of
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.hooks.patches import config as config_hook
 from ppocr_prune_plugin.hooks.patches import weights
@@ -113,7 +113,7 @@ def build(architecture: Config) -> Any:
 def prune(config: Config, model: Any) -> PruningPlan:
     """A third of every group of every network in a model."""
     plans = {}
-    for part in parts_of(config, model):
+    for part in sub_models_of(config, model):
         network = Networks().of(part)
         widths = {group.name: max(1, 2 * group.size // 3) for group in network.graph.groups}
         plans[part.name] = make_plan(network, widths, Ranker("l1"))
@@ -488,7 +488,7 @@ def distilled(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Pruned:
     config["Global"]["d2s_train_image_shape"] = SIZES["ctc"]
     paddle.seed(1)
     model = build(config["Architecture"])
-    parts = {part.name: part for part in parts_of(config, model)}
+    parts = {part.name: part for part in sub_models_of(config, model)}
     plans = {}
     for name, width in (("Student", 0.5), ("Student2", 0.75)):
         network = Networks().of(parts[name])

@@ -19,7 +19,7 @@ from demo.configs import write_config
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.hooks.adapters.networks import Networks
-from ppocr_prune_plugin.hooks.adapters.sub_models import parts_of
+from ppocr_prune_plugin.hooks.adapters.sub_models import sub_models_of
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.network import make_plan
 from ppocr_prune_plugin.plan import load_plan, plan_path
@@ -35,7 +35,7 @@ def prune(
     with paddle.utils.unique_name.guard():
         model = build_model(config["Architecture"])
     model.set_state_dict(paddle.load(f"{weights}.pdparams"))
-    network = Networks().of(parts_of(config, model)[0])
+    network = Networks().of(sub_models_of(config, model)[0])
     widths = {group.name: width(group) for group in network.graph.groups}
     plan = make_plan(network, widths, Ranker("l1"))
     surgery.prune(model, network.graph, plan)

@@ -18,15 +18,15 @@ from ppocr_prune_plugin import arrays
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.calibration_batches import calibration_batches, few_images
 from ppocr_prune_plugin.hooks.adapters.settings import gradient_settings, measured_settings
-from ppocr_prune_plugin.sensitivity import team as team_module
-from ppocr_prune_plugin.sensitivity.team import FAILED, FINISHED, Team
+from ppocr_prune_plugin.sensitivity import ranks as team_module
+from ppocr_prune_plugin.sensitivity.ranks import FAILED, FINISHED, Ranks
 
 _RANK = """
 import sys, time
 from pathlib import Path
-from ppocr_prune_plugin.sensitivity.team import Team
-team = Team(Path(sys.argv[1]), int(sys.argv[2]), 2)
-print(team.claim("conv1"), team.claim("conv2"), flush=True)
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
+ranks = Ranks(Path(sys.argv[1]), int(sys.argv[2]), 2)
+print(ranks.claim("conv1"), ranks.claim("conv2"), flush=True)
 time.sleep(60)
 """
 
@@ -59,35 +59,35 @@ def other(run: Path) -> Iterator[Any]:
 
 
 def test_a_task_is_claimed_once(run: Path, other: Any) -> None:
-    mine = Team(run, 0, 2)
+    mine = Ranks(run, 0, 2)
     assert mine.claim("conv1") and not mine.claim("conv1")
     assert other(1).said == ["False", "True"]
     assert not mine.claim("conv2") and mine.claim("block/conv3")
     mine.close()
-    assert Team().claim("anything") and Team().claim("anything")
+    assert Ranks().claim("anything") and Ranks().claim("anything")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_is_missed_at_once(run: Path, other: Any, rank: int) -> None:
     process = other(rank)
-    team = Team(run, 1 - rank, 2)
+    ranks = Ranks(run, 1 - rank, 2)
     (run / "job-0").write_text("x")
-    assert team.wait("job-0", rank=rank) == "job-0"
+    assert ranks.wait("job-0", rank=rank) == "job-0"
     process.send_signal(signal.SIGKILL)
     process.wait()
     begin = time.monotonic()
     with pytest.raises(PruneError) as error:
-        team.wait("done", rank=rank)
+        ranks.wait("done", rank=rank)
     assert time.monotonic() - begin < 5
     assert f"rank {rank} is gone while rank {1 - rank} waited for it" in str(error.value)
     assert f"process {process.pid} on " in str(error.value) and "is kept in" in str(error.value)
     if rank == 0:
         with pytest.raises(PruneError, match="rank 0 is gone"):
-            team.claim("conv9")
+            ranks.claim("conv9")
     # What was said before the end counts.
     (run / "done").write_text("x")
-    assert team.wait("done", rank=rank) == "done"
-    team.close()
+    assert ranks.wait("done", rank=rank) == "done"
+    ranks.close()
 
 
 def test_a_rank_on_another_machine_is_missed_by_its_silence(
@@ -95,7 +95,7 @@ def test_a_rank_on_another_machine_is_missed_by_its_silence(
 ) -> None:
     """Its lock says nothing here; as long as the number in its file changes, it lives."""
     monkeypatch.setattr(team_module, "_POLL_SECONDS", 0.02)
-    team = Team(run, 1, 2, silence=0.6)
+    ranks = Ranks(run, 1, 2, silence=0.6)
     sign = run / "alive-0"
     begin = time.monotonic()
 
@@ -105,31 +105,31 @@ def test_a_rank_on_another_machine_is_missed_by_its_silence(
 
     monkeypatch.setattr(team_module.time, "sleep", lambda _: beat())
     with pytest.raises(PruneError, match="nothing was heard of it for 0.6 seconds.*17 on node7"):
-        team.wait("job-0")
+        ranks.wait("job-0")
     assert 2 < time.monotonic() - begin < 10
-    team.close()
+    ranks.close()
 
 
 def test_a_rank_that_never_comes(run: Path) -> None:
-    team = Team(run, 0, 2, silence=0.5)
+    ranks = Ranks(run, 0, 2, silence=0.5)
     with pytest.raises(PruneError, match="rank 1 is gone"):
-        team.wait("done-job-0-1", rank=1)
-    team.close()
+        ranks.wait("done-job-0-1", rank=1)
+    ranks.close()
 
 
 def test_rank_0_says_that_it_failed_even_to_who_waits_for_something_else(run: Path) -> None:
-    team, worker = Team(run, 0, 2), Team(run, 1, 2)
-    team.post_failure()
+    ranks, worker = Ranks(run, 0, 2), Ranks(run, 1, 2)
+    ranks.post_failure()
     with pytest.raises(PruneError, match="rank 0 could not prune"):
         worker.wait("job-0")
     assert worker.wait(FINISHED, FAILED) == FAILED
-    team.close(), worker.close()
+    ranks.close(), worker.close()
 
 
 def test_a_rank_that_closes_has_said_what_it_had_to(run: Path) -> None:
-    team, worker = Team(run, 0, 2), Team(run, 1, 2)
-    team.post(FINISHED)
-    team.close()
+    ranks, worker = Ranks(run, 0, 2), Ranks(run, 1, 2)
+    ranks.post(FINISHED)
+    ranks.close()
     time.sleep(0.1)
     assert worker.wait(FINISHED) == FINISHED
     worker.close()
@@ -159,11 +159,11 @@ def labels(tmp_path: Path) -> Path:
 
 
 def test_batches_are_drawn_once_and_of_other_labels_again(tmp_path: Path, labels: Path) -> None:
-    first = calibration_batches(arguments(labels), 2, tmp_path, Team())
-    again = calibration_batches(arguments(labels), 2, tmp_path, Team())
+    first = calibration_batches(arguments(labels), 2, tmp_path, Ranks())
+    again = calibration_batches(arguments(labels), 2, tmp_path, Ranks())
     assert len(first) == 2 and arrays.digest(_plain(first)) == arrays.digest(_plain(again))
     labels.write_text("a\t2\n")
-    other = calibration_batches(arguments(labels), 2, tmp_path, Team())
+    other = calibration_batches(arguments(labels), 2, tmp_path, Ranks())
     assert arrays.digest(_plain(first)) != arrays.digest(_plain(other))
 
 
@@ -178,20 +178,20 @@ def test_text_and_numbers_in_the_batches_reach_every_rank(
     objects = np.empty(2, object)
     objects[:] = ["é", {"box": np.arange(3)}]
     more = (["text", "图"], [("a", 1.5, None)], {"k": [True]}, objects, np.float32(2))
-    team, worker = Team(run, 0, 2), Team(run, 1, 2)
-    mine = calibration_batches(arguments(labels, *more), 1, tmp_path, team)
+    ranks, worker = Ranks(run, 0, 2), Ranks(run, 1, 2)
+    mine = calibration_batches(arguments(labels, *more), 1, tmp_path, ranks)
     theirs = calibration_batches(arguments(labels, *more), 1, tmp_path, worker)
     assert arrays.digest(_plain(mine)) == arrays.digest(_plain(theirs))
     found = theirs[0]
     assert found[2:5] == [["text", "图"], [("a", 1.5, None)], {"k": [True]}]
     assert found[5][0] == "é" and found[5][1]["box"].tolist() == [0, 1, 2]
     assert found[0].shape == [2, 3, 4, 4] and found[1].dtype == paddle.int64
-    team.close(), worker.close()
+    ranks.close(), worker.close()
 
 
 def test_what_cannot_be_kept_is_said(tmp_path: Path, labels: Path) -> None:
     with pytest.raises(PruneError, match="Train: its batches hold a object, .*bn_batches: 0"):
-        calibration_batches(arguments(labels, object()), 1, tmp_path, Team())
+        calibration_batches(arguments(labels, object()), 1, tmp_path, Ranks())
     assert [path.name for path in tmp_path.glob("calibration*")] == []
 
 

@@ -78,7 +78,7 @@ def describe(network: Network, section: PruneSection, source: str, shown: int | 
         lines += ["", f"Only training uses ({len(training)} groups; nothing is gained by pruning):"]
         lines += [f"  {group.name}: {_count(group.size, 'channel')}" for group in training]
     if network.graph.unknown:
-        lines += ["", "Operations without a rule (what reaches them is kept whole):"]
+        lines += ["", "Operations without a rule (what reaches them is frozen):"]
         lines += [f"  {op}: {count}x" for op, count in network.graph.unknown.items()]
     free = [group for group in deployed if group not in skipped]
     return [*lines, "", *_total_lines(network, free, section.round_to)]
@@ -140,7 +140,7 @@ def _frozen_lines(network: Network) -> list[str]:
         )
     if not reasons:
         return []
-    lines = ["", "Kept whole:"]
+    lines = ["", "Frozen:"]
     for reason, layers in reasons.items():
         lines += [f"  because {reason}:", *(f"    {layer}" for layer in layers)]
     return lines

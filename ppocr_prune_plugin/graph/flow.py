@@ -1,10 +1,10 @@
 """Which channel of which value comes from which channel of which parameter.
 
-Every index along every axis of a parameter is an *atom* (an integer). A value carries *labels*: an
-array of atoms with one dimension per dimension of the value, of size 1 where the atoms do not
-change along it. Rules hand labels from operands to results and *join* atoms that have to be
-removed together; what has to stay is *fixed*, with the reason. Connected components of the joined
-atoms are what :mod:`.groups` cuts.
+Every index along every axis of a parameter is an *atom* (an integer). A value carries a *channel
+map*: an array of atoms with one dimension per dimension of the value, of size 1 where the atoms do
+not change along it. Rules hand channel maps from operands to results and *couple* atoms that have
+to be removed together; what has to stay is *frozen*, with the reason. Connected components of the
+coupled atoms are what :mod:`.groups` cuts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AFFINE = "affine"  # one number (or one depthwise kernel) per channel
 
 
 class ChannelFlow:
-    """Labels of a program's values, and the constraints between atoms that rules have found."""
+    """Channel maps of a program's values, and the constraints between atoms that rules found."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -38,12 +38,12 @@ class ChannelFlow:
                 self.count += size
         self.roles: dict[tuple[str, int], dict[str, int]] = {}
         self.multipliers: dict[str, int] = {}
-        self._labels: dict[Value, Atoms] = {}
+        self._maps: dict[Value, Atoms] = {}
         self._lists: dict[Value, list[Atoms]] = {}
         self._aliases: dict[Value, Value] = {}
         self._claimed: set[str] = set()
         self._joined: list[tuple[Atoms, Atoms]] = []
-        self._fixed: list[tuple[Atoms, str]] = []
+        self._frozen: list[tuple[Atoms, str]] = []
         self._summed: list[Atoms] = []
         self._step = 0
 
@@ -58,20 +58,20 @@ class ChannelFlow:
         self.roles.setdefault((parameter, axis), {}).setdefault(role, self._step)
         return self.spans[parameter, axis] + np.arange(size, dtype=np.int64)
 
-    def bind(self, atoms: Atoms, parameter: Value, axis: int, role: str, op: Op) -> None:
+    def couple_axis(self, atoms: Atoms, parameter: Value, axis: int, role: str, op: Op) -> None:
         """Couple channels of a value, 1-D, with an axis of a parameter, index by index."""
         assert parameter.parameter is not None
         own = self.axis_atoms(parameter.parameter, axis, role)
-        self.join(own, atoms)
-        self.fix(own[(atoms == NEUTRAL) & (own != NEUTRAL)], f"{where(op)} reads fixed channels")
+        self.couple(own, atoms)
+        self.freeze(own[(atoms == NEUTRAL) & (own != NEUTRAL)], f"{where(op)} reads fixed channels")
 
-    # -- labels of values ----------------------------------------------------------------------
+    # -- maps of values ----------------------------------------------------------------------
 
-    def label(self, value: Value, tracked: Iterable[int] = ()) -> Atoms:
-        """Labels of a value. Those of a parameter that is used as it is run along its only axis
+    def channel_map(self, value: Value, tracked: Iterable[int] = ()) -> Atoms:
+        """Channel map of a value. A parameter that is used as it is has one along its only axis
         longer than 1, or else along the only one of its axes in ``tracked`` that is."""
-        if value in self._labels:
-            return self._labels[value]
+        if value in self._maps:
+            return self._maps[value]
         ndim = len(value.shape or ())
         shape = [1] * ndim
         if value.parameter is not None and value.shape is not None:
@@ -83,10 +83,10 @@ class ChannelFlow:
                 return self.axis_atoms(value.parameter, axes[0], AFFINE).reshape(shape)
         return np.full(shape, NEUTRAL, dtype=np.int64)
 
-    def set_label(self, value: Value, labels: Atoms) -> None:
-        """Give a value its labels, reduced to the axes along which they change."""
-        assert value.shape is not None and labels.ndim == len(value.shape)
-        self._labels[value] = compress(labels)
+    def set_channel_map(self, value: Value, maps: Atoms) -> None:
+        """Give a value its maps, reduced to the axes along which they change."""
+        assert value.shape is not None and maps.ndim == len(value.shape)
+        self._maps[value] = compress(maps)
 
     def set_alias(self, value: Value, source: Value) -> None:
         """A value is a parameter (or another alias of it) under the same first two axes, all
@@ -96,85 +96,85 @@ class ChannelFlow:
         if source.parameter is not None and source.shape and value.shape:
             if value.shape[:2] == source.shape[:2] and len(source.shape) > 1:
                 self._aliases[value] = source
-                self._labels.pop(value, None)
+                self._maps.pop(value, None)
 
     def resolve(self, value: Value) -> Value:
         """The parameter that a value is an alias of, or the value itself."""
         return self._aliases.get(value, value)
 
-    def list_label(self, value: Value) -> list[Atoms] | None:
-        """Labels of the members of a list of tensors."""
+    def channel_maps(self, value: Value) -> list[Atoms] | None:
+        """Channel maps of the members of a list of tensors."""
         return self._lists.get(value)
 
-    def set_list_label(self, value: Value, labels: list[Atoms]) -> None:
-        """Give the members of a list of tensors their labels."""
-        self._lists[value] = [compress(member) for member in labels]
+    def set_channel_maps(self, value: Value, maps: list[Atoms]) -> None:
+        """Give the members of a list of tensors their channel maps."""
+        self._lists[value] = [compress(member) for member in maps]
 
     def channels(self, value: Value, axis: int, op: Op) -> Atoms:
         """Atoms along one axis, 1-D, one per index; what runs along other axes is fixed."""
         assert value.shape is not None
         axis %= len(value.shape)
-        labels = self.label(value, (axis,))
-        others = tuple(k for k in range(labels.ndim) if k != axis and labels.shape[k] > 1)
+        maps = self.channel_map(value, (axis,))
+        others = tuple(k for k in range(maps.ndim) if k != axis and maps.shape[k] > 1)
         if others:
-            self.fix(labels, f"{where(op)} mixes the axes that these channels run along")
-            labels = labels.max(axis=others, keepdims=True)
-        return np.broadcast_to(labels.reshape(-1), (value.shape[axis],)).copy()
+            self.freeze(maps, f"{where(op)} mixes the axes that these channels run along")
+            maps = maps.max(axis=others, keepdims=True)
+        return np.broadcast_to(maps.reshape(-1), (value.shape[axis],)).copy()
 
     def along(self, ndim: int, axis: int, atoms: Atoms) -> Atoms:
-        """1-D atoms as the labels of a value with ``ndim`` axes that change along ``axis``."""
+        """1-D atoms as the maps of a value with ``ndim`` axes that change along ``axis``."""
         shape = [1] * ndim
         shape[axis % ndim] = len(atoms)
         return atoms.reshape(shape)
 
-    def keep_whole(self, labels: Atoms, axis: int, reason: str) -> None:
+    def freeze_axis(self, maps: Atoms, axis: int, reason: str) -> None:
         """The axis must not become shorter: cut along the others, or not at all."""
-        axis %= labels.ndim
-        if labels.shape[axis] == 1:
+        axis %= maps.ndim
+        if maps.shape[axis] == 1:
             return
-        if all(size == 1 for k, size in enumerate(labels.shape) if k != axis):
-            self.fix(labels, reason)
+        if all(size == 1 for k, size in enumerate(maps.shape) if k != axis):
+            self.freeze(maps, reason)
         else:
-            first = np.broadcast_to(labels.take([0], axis=axis), labels.shape)
-            self.join(first, labels)
+            first = np.broadcast_to(maps.take([0], axis=axis), maps.shape)
+            self.couple(first, maps)
 
     # -- constraints ---------------------------------------------------------------------------
 
-    def join(self, a: Atoms, b: Atoms) -> None:
+    def couple(self, a: Atoms, b: Atoms) -> None:
         """Atoms at the same place are removed together."""
         a, b = np.broadcast_arrays(a, b)
         mask = (a != NEUTRAL) & (b != NEUTRAL) & (a != b)
         if mask.any():
             self._joined.append((a[mask], b[mask]))
 
-    def join_rows(self, rows: Atoms, op: Op) -> None:
+    def couple_rows(self, rows: Atoms, op: Op) -> None:
         """Rows of channels, 2-D, that have to stay equally wide: what stays in one of them stays
         in all."""
-        self.join(rows.max(axis=0, keepdims=True), rows)
-        self.fix(rows[:, (rows == NEUTRAL).any(axis=0)], f"{where(op)} meets channels that stay")
+        self.couple(rows.max(axis=0, keepdims=True), rows)
+        self.freeze(rows[:, (rows == NEUTRAL).any(axis=0)], f"{where(op)} meets channels that stay")
 
-    def fix(self, atoms: Atoms, reason: str) -> None:
+    def freeze(self, atoms: Atoms, reason: str) -> None:
         """These atoms stay."""
         atoms = np.unique(atoms)
         atoms = atoms[atoms != NEUTRAL]
         if atoms.size:
-            self._fixed.append((atoms, reason))
+            self._frozen.append((atoms, reason))
 
     def sum_over(self, atoms: Atoms) -> None:
         """An operation without parameters sums over these channels (which it has joined)."""
         self._summed.append(atoms[atoms != NEUTRAL])
 
-    def fix_value(self, value: Value, reason: str) -> None:
+    def freeze_value(self, value: Value, reason: str) -> None:
         """Everything that reaches this value stays."""
         for member in value.elements or ():
-            self.fix_value(member, reason)
-        for labels in self._lists.get(value, ()):
-            self.fix(labels, reason)
+            self.freeze_value(member, reason)
+        for maps in self._lists.get(value, ()):
+            self.freeze(maps, reason)
         if value.parameter is not None and value.shape is not None:
             for axis in range(len(value.shape)):
-                self.fix(self.axis_atoms(value.parameter, axis, AFFINE), reason)
-        elif value in self._labels:
-            self.fix(self._labels[value], reason)
+                self.freeze(self.axis_atoms(value.parameter, axis, AFFINE), reason)
+        elif value in self._maps:
+            self.freeze(self._maps[value], reason)
 
     def next_step(self) -> None:
         """Called before each operation, so that roles remember who came first."""
@@ -186,14 +186,14 @@ class ChannelFlow:
         if value.parameter is not None or value in self._aliases:
             return False
         lists = self._lists.get(value, [])
-        own = self._labels.get(value)
+        own = self._maps.get(value)
         return (
             all(self.is_neutral(member) for member in value.elements or ())
-            and all(bool((labels == NEUTRAL).all()) for labels in lists)
+            and all(bool((maps == NEUTRAL).all()) for maps in lists)
             and (own is None or bool((own == NEUTRAL).all()))
         )
 
-    def fix_unclaimed(self, op: Op) -> None:
+    def freeze_unclaimed(self, op: Op) -> None:
         """After a rule: parameters with several axes about which it has said nothing stay."""
         for value in op.inputs:
             for member in (value, *(value.elements or ())) if value is not None else ():
@@ -201,7 +201,7 @@ class ChannelFlow:
                 aliased = any(self.resolve(output) is source for output in op.outputs)
                 if source.parameter is not None and source.parameter not in self._claimed:
                     if not aliased:
-                        self.fix_value(
+                        self.freeze_value(
                             source, f"{where(op)} uses it in a way that no rule explains"
                         )
 
@@ -209,30 +209,30 @@ class ChannelFlow:
 
     def atoms_of(self, value: Value) -> Atoms:
         """The atoms that run through a value, each once."""
-        found = [self._labels[value].reshape(-1)] if value in self._labels else []
-        found += [labels.reshape(-1) for labels in self._lists.get(value, ())]
+        found = [self._maps[value].reshape(-1)] if value in self._maps else []
+        found += [maps.reshape(-1) for maps in self._lists.get(value, ())]
         found += [self.atoms_of(member) for member in value.elements or ()]
         atoms: Atoms = np.unique(np.concatenate([np.full(1, NEUTRAL, dtype=np.int64), *found]))
         return atoms[atoms != NEUTRAL]
 
     def shape_after(self, value: Value, removed: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
         """Shape of a value when these atoms (a mask over all) are gone; None if not known."""
-        labels = self._labels.get(value)
-        if labels is None or value.shape is None:
+        maps = self._maps.get(value)
+        if maps is None or value.shape is None:
             return None
-        left = (labels == NEUTRAL) | ~removed[labels]
+        left = (maps == NEUTRAL) | ~removed[maps]
         shape = list(value.shape)
-        for axis, size in enumerate(labels.shape):
+        for axis, size in enumerate(maps.shape):
             if size > 1:
-                others = tuple(k for k in range(labels.ndim) if k != axis)
+                others = tuple(k for k in range(maps.ndim) if k != axis)
                 shape[axis] = int(left.any(axis=others).sum())
         return tuple(shape)
 
     # -- result --------------------------------------------------------------------------------
 
-    def fixed(self) -> list[tuple[Atoms, str]]:
+    def frozen(self) -> list[tuple[Atoms, str]]:
         """What was fixed, and why, in the order of the program."""
-        return self._fixed
+        return self._frozen
 
     def summed(self) -> Atoms:
         """What :meth:`sum_over` was told of."""
@@ -241,56 +241,56 @@ class ChannelFlow:
     def components(self) -> Atoms:
         """Component of each atom, after settling values that are cut along several axes."""
         while True:
-            labels = self._components()
-            if not self._settle(labels):
-                return labels
+            maps = self._components()
+            if not self._settle(maps):
+                return maps
 
     def _components(self) -> Atoms:
-        labels = np.arange(self.count, dtype=np.int64)
+        maps = np.arange(self.count, dtype=np.int64)
         if not self._joined:
-            return labels
+            return maps
         a = np.concatenate([pair[0] for pair in self._joined])
         b = np.concatenate([pair[1] for pair in self._joined])
         while True:
-            left, right = labels[a], labels[b]
+            left, right = maps[a], maps[b]
             open_ = left != right
             if not open_.any():
-                return labels
+                return maps
             low = np.minimum(left, right)[open_]
             high = np.maximum(left, right)[open_]
-            np.minimum.at(labels, high, low)
+            np.minimum.at(maps, high, low)
             while True:
-                shorter = labels[labels]
-                if np.array_equal(shorter, labels):
+                shorter = maps[maps]
+                if np.array_equal(shorter, maps):
                     break
-                labels = shorter
+                maps = shorter
 
     def _settle(self, component: Atoms) -> bool:
         """A tensor stays rectangular only when it is cut along one axis: keep the longest."""
         changed = False
-        for labels in self._labels.values():
-            if sum(size > 1 for size in labels.shape) < 2:
+        for maps in self._maps.values():
+            if sum(size > 1 for size in maps.shape) < 2:
                 continue
-            classes = compress(np.where(labels == NEUTRAL, NEUTRAL, component[labels]))
+            classes = compress(np.where(maps == NEUTRAL, NEUTRAL, component[maps]))
             varying = [axis for axis, size in enumerate(classes.shape) if size > 1]
             if len(varying) < 2:
                 continue
             kept = max(varying, key=lambda axis: classes.shape[axis])
             for axis in varying:
                 if axis != kept:
-                    self.join(np.broadcast_to(labels.take([0], axis=axis), labels.shape), labels)
+                    self.couple(np.broadcast_to(maps.take([0], axis=axis), maps.shape), maps)
                     changed = True
         return changed
 
 
-def compress(labels: Atoms) -> Atoms:
-    """Shrink to size 1 every axis along which the labels do not change."""
-    for axis, size in enumerate(labels.shape):
+def compress(maps: Atoms) -> Atoms:
+    """Shrink to size 1 every axis along which the maps do not change."""
+    for axis, size in enumerate(maps.shape):
         if size > 1:
-            first = labels.take([0], axis=axis)
-            if bool((labels == first).all()):
-                labels = first
-    return labels
+            first = maps.take([0], axis=axis)
+            if bool((maps == first).all()):
+                maps = first
+    return maps
 
 
 def where(op: Op) -> str:

@@ -56,7 +56,7 @@ def find_groups(program: Program) -> ChannelGraph:
 
 
 def follow_channels(program: Program) -> ChannelFlow:
-    """The labels of a program's values, whatever may be removed of them."""
+    """The channel maps of a program's values, whatever may be removed of them."""
     return _analyse(program, {}).flow
 
 
@@ -72,19 +72,19 @@ def _analyse(program: Program, refused: Mapping[int, str]) -> Retraced:
             continue  # data alone: nothing to remove, whatever the operation does
         if number in refused:
             for value in values:
-                flow.fix_value(value, refused[number])
+                flow.freeze_value(value, refused[number])
         reason = f"{where(op)}: no rule for this operation"
         if apply is not None and not op.captured:
             try:
                 apply(flow, op)
                 if op.name != "builtin.combine":
-                    flow.fix_unclaimed(op)
+                    flow.freeze_unclaimed(op)
                 continue
             except Exception as error:  # a form of the operation that its rule does not foresee
                 reason = f"{where(op)}: its rule failed ({type(error).__name__})"
         unknown[op.name] = unknown.get(op.name, 0) + 1
         for value in values:
-            flow.fix_value(flow.resolve(value), reason)
+            flow.freeze_value(flow.resolve(value), reason)
     for output in program.outputs:
-        flow.fix_value(output, "it is an output of the network")
+        flow.freeze_value(output, "it is an output of the network")
     return Retraced(flow, collect(flow, unknown))

@@ -20,7 +20,7 @@ def collect(flow: ChannelFlow, unknown: Mapping[str, int]) -> ChannelGraph:
     program = flow.program
     component = flow.components()
     reasons: dict[int, str] = {}
-    for atoms, why in flow.fixed():
+    for atoms, why in flow.frozen():
         for key in np.unique(component[atoms]).tolist():
             reasons.setdefault(key, why)
 

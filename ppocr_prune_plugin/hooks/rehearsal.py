@@ -32,7 +32,7 @@ from ..plan import PruningPlan, plan_path
 from ..report.lines import human
 from ..section import PruneSection
 from .adapters.networks import Networks
-from .adapters.sub_models import Part, combined, families
+from .adapters.sub_models import SubModel, combined, families
 from .adapters.tree import build_from_config
 from .patches.config import current_section
 
@@ -120,7 +120,7 @@ def _enliven(network: Network) -> None:
         layer._momentum = momentum
 
 
-def _traced(part: Part, network: Network) -> Iterator[Step]:
+def _traced(part: SubModel, network: Network) -> Iterator[Step]:
     graph = network.graph
     yield Step(
         "ok",
@@ -146,7 +146,7 @@ def _pruned(network: Network, section: PruneSection, source: str) -> PruningPlan
     return plan
 
 
-def _fused(part: Part, network: Network) -> Iterator[Step]:
+def _fused(part: SubModel, network: Network) -> Iterator[Step]:
     """What ``rep()`` changes of the answers of the pruned model."""
     if not reparameterises(network.model):
         return
@@ -222,7 +222,7 @@ def _parameters(model: paddle.nn.Layer) -> int:
     return sum(int(np.prod(p.shape)) for p in model.parameters() if not p.stop_gradient)
 
 
-def _named(part: Part) -> str:
+def _named(part: SubModel) -> str:
     return f"{part.name}: " if part.name else ""
 
 

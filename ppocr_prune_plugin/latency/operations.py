@@ -1,6 +1,6 @@
 """What a network computes in inference mode, each operation with its size as a function of widths.
 
-Channels of a value are found as the groups are: the rules label every value with the parameter
+Channels of a value are found as the groups are: the rules map every value with the parameter
 channels behind it, so that concatenations, residual sums and squeeze-and-excite blocks follow.
 """
 
@@ -231,11 +231,11 @@ class _Reader:
         assert value.shape is not None
         axis %= len(value.shape)
         total = value.shape[axis]
-        labels = self.flow.label(value, (axis,))
-        if labels.shape[axis] != total:
+        maps = self.flow.channel_map(value, (axis,))
+        if maps.shape[axis] != total:
             return Size(total)
         # What runs along other axes as well is cut along one of them only; it stands still here.
-        atoms = labels.max(axis=tuple(k for k in range(labels.ndim) if k != axis))
+        atoms = maps.max(axis=tuple(k for k in range(maps.ndim) if k != axis))
         owners = self.owner[np.where(atoms == NEUTRAL, self.flow.count, atoms)]
         numbers, counts = np.unique(owners[owners >= 0], return_counts=True)
         parts, pruned = [], 0

@@ -20,10 +20,10 @@ from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import GroupPlan
 from ..ratios.rounding import width_for_ratio
 from ..recovery.recovery import Recovery
+from .ranks import ENDINGS, Ranks
 from .reuse import PrefixReuse
 from .sequential import Evaluation, Question, SequentialTest
 from .store import Point, SensitivityFile
-from .team import ENDINGS, Team
 
 # Words in the names of metrics that fall as a model gets better.
 _LOWER_IS_BETTER = frozenset(
@@ -102,7 +102,7 @@ class Analysis:
     ratios: Sequence[float]
     round_to: int
     recovery: Recovery
-    team: Team
+    ranks: Ranks
     exact: bool = False
 
     def rising(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> None:
@@ -116,30 +116,30 @@ class Analysis:
             bound: a loss.
             curve: whether the losses up to the bound are wanted, or only that they are below it.
         """
-        self._lead(Job(tuple(group.name for group in groups), bound, curve))
+        self._as_rank_0(Job(tuple(group.name for group in groups), bound, curve))
 
-    def _lead(self, job: Job) -> None:
-        """Do a job with whoever is on the team, and collect what they found."""
+    def _as_rank_0(self, job: Job) -> None:
+        """Do a job with whoever is on the ranks, and collect what they found."""
         self.file.save()  # where the others begin
         before = self._points()
-        name = self.team.post_next("job", json.dumps(asdict(job)))
+        name = self.ranks.post_next("job", json.dumps(asdict(job)))
         self._work(name, job)
-        for rank in self.team.others:
-            self.team.wait(f"done-{name}-{rank}", rank=rank)
-            self.file.merge(self.file.reopened(self.file.of_rank(self.team.points, rank)))
+        for rank in self.ranks.others:
+            self.ranks.wait(f"done-{name}-{rank}", rank=rank)
+            self.file.merge(self.file.reopened(self.file.of_rank(self.ranks.points, rank)))
         self._measured.update(self._points() - before)
         self.file.save()
 
-    def follow(self) -> None:
+    def work(self) -> None:
         """Help rank 0 with its jobs until it has finished or failed."""
         main, number = self.file.path, 0
-        while self.team.wait(f"job-{number}", *ENDINGS) not in ENDINGS:
+        while self.ranks.wait(f"job-{number}", *ENDINGS) not in ENDINGS:
             name = f"job-{number}"
-            raw = json.loads(self.team.read(name))
+            raw = json.loads(self.ranks.read(name))
             self.file.merge(self.file.reopened(main))
-            self.file.path = self.file.of_rank(self.team.points, self.team.rank)
+            self.file.path = self.file.of_rank(self.ranks.points, self.ranks.rank)
             self._work(name, Job(tuple(raw["groups"]), raw["bound"], raw["curve"]))
-            self.team.post(f"done-{name}-{self.team.rank}")
+            self.ranks.post(f"done-{name}-{self.ranks.rank}")
             number += 1
 
     def reused(self, groups: Sequence[ChannelGroup], bound: float, curve: bool) -> str:
@@ -165,7 +165,7 @@ class Analysis:
             for group in groups:
                 bar.set_postfix_str(group.name)
                 target = bar.n + len(self._open(group, question))
-                if self.team.claim(f"{task}-{group.name}"):
+                if self.ranks.claim(f"{task}-{group.name}"):
                     self.file.points.setdefault(group.name, {})
                     self._rise(group, question, bar)
                 bar.update(target - bar.n)

@@ -29,7 +29,7 @@ from ppocr_prune_plugin.report.data import Report
 from ppocr_prune_plugin.report.html import write_report
 from ppocr_prune_plugin.run_lock import own
 from ppocr_prune_plugin.sensitivity.store import Point, SensitivityFile
-from ppocr_prune_plugin.sensitivity.team import Team
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
 from ppocr_prune_plugin.latency.table import LatencyTable
 
 folder, limit = Path(sys.argv[1]) / "prune", int(sys.argv[2])
@@ -50,12 +50,12 @@ def report(size):
     change = Change(2, 1)
     write_report(Report("l1", "ratio", 0.5, change, change, (), command="x" * 9 * size), folder)
 
-def team(size):
+def ranks(size):
     run = folder / "ranks" / f"run-{size}"
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-    team = Team(run, 0, 2)
-    team.post("job-0", "x" * 9 * size), team.claim("conv"), team.post_failure(), team.close()
+    ranks = Ranks(run, 0, 2)
+    ranks.post("job-0", "x" * 9 * size), ranks.claim("conv"), ranks.post_failure(), ranks.close()
 
 def table(size):
     times = {str(i): 1.0 for i in range(size)}
@@ -63,7 +63,7 @@ def table(size):
 
 work = {
     "lock": lambda size: own(folder / "lock", "it", ""),
-    "plan": plan, "points": points, "report": report, "team": team, "table": table,
+    "plan": plan, "points": points, "report": report, "team": ranks, "table": table,
     "batches": lambda size: arrays.write(folder / "calibration.npz", [np.zeros(9 * size, "u1")]),
 }
 said = {}

@@ -52,7 +52,7 @@ from ppocr_prune_plugin.recovery.recovery import Recovery
 from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 from ppocr_prune_plugin.sensitivity.store import open_sensitivity
-from ppocr_prune_plugin.sensitivity.team import Team
+from ppocr_prune_plugin.sensitivity.ranks import Ranks
 
 folder = Path(sys.argv[1])
 paddle.seed(0)
@@ -81,7 +81,7 @@ file, _ = open_sensitivity(folder / "sen.pickle", {"model": "m"}, graph.groups, 
 file.baseline = 1.0
 ratios = tuple(round(0.04 * i, 2) for i in range(1, 24))
 Analysis(model, graph, file, ByWidths(), Ranker("l1"), ratios, 1,
-         Recovery(model, graph, []), Team(), True).rising(graph.groups, 2.0, True)
+         Recovery(model, graph, []), Ranks(), True).rising(graph.groups, 2.0, True)
 print("complete", flush=True)
 """
 

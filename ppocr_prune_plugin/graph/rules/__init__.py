@@ -1,7 +1,7 @@
 """Rules: how channels pass through an operation. One small function per family of operations.
 
 A rule takes the :class:`~ppocr_prune_plugin.graph.flow.ChannelFlow` and the
-:class:`~ppocr_prune_plugin.graph.trace.Op`; it labels the results and joins or fixes atoms. An
+:class:`~ppocr_prune_plugin.graph.trace.Op`; it maps the results and couples or freezes atoms. An
 operation without a rule fixes everything that reaches it.
 """
 

@@ -24,11 +24,11 @@ def transposed_convolution(flow: ChannelFlow, op: Op) -> None:
 @rule("deformable_conv")
 def deformable_convolution(flow: ChannelFlow, op: Op) -> None:
     """A convolution whose taps are moved by ``offset`` and weighted by ``mask``: one pair of
-    channels (one channel) per tap, so that these two are kept whole."""
+    channels (one channel) per tap, so that these two are frozen."""
     _, offset, weight, mask = op.inputs
     for value in (offset, mask):
         if value is not None:
-            flow.fix_value(value, f"{where(op)} has one channel per tap of its kernel")
+            flow.freeze_value(value, f"{where(op)} has one channel per tap of its kernel")
     _couple(flow, op, weight, transposed=False)
 
 
@@ -43,7 +43,7 @@ def _couple(flow: ChannelFlow, op: Op, weight: Value | None, transposed: bool) -
     weight = flow.resolve(weight)
     if weight.parameter is None or weight.shape is None or x.shape is None:
         for value in (x, weight):
-            flow.fix_value(value, f"{where(op)} has a computed kernel")
+            flow.freeze_value(value, f"{where(op)} has a computed kernel")
         return
     ndim = len(x.shape)
     axis = ndim - 1 if str(op.attrs.get("data_format", "NCHW")).endswith("C") else 1
@@ -54,20 +54,20 @@ def _couple(flow: ChannelFlow, op: Op, weight: Value | None, transposed: bool) -
     if groups > 1 and weight.shape[1] == 1 and not (transposed and multiplier > 1):
         # Depthwise: each filter belongs to one input channel and goes with it.
         flow.multipliers[weight.parameter] = multiplier
-        flow.bind(channels.repeat(multiplier), weight, 0, AFFINE, op)
+        flow.couple_axis(channels.repeat(multiplier), weight, 0, AFFINE, op)
         out = flow.axis_atoms(weight.parameter, 0, AFFINE)
     elif transposed:
-        flow.bind(channels, weight, 0, IN, op)
+        flow.couple_axis(channels, weight, 0, IN, op)
         _same_in_all(flow, weight.parameter, groups, IN)
         out = np.tile(flow.axis_atoms(weight.parameter, 1, OUT), groups)
     else:
         for part in channels.reshape(groups, -1):
-            flow.bind(part, weight, 1, IN, op)
+            flow.couple_axis(part, weight, 1, IN, op)
         _same_in_all(flow, weight.parameter, groups, OUT)
         out = flow.axis_atoms(weight.parameter, 0, OUT)
-    flow.set_label(op.outputs[0], flow.along(ndim, axis, out))
+    flow.set_channel_map(op.outputs[0], flow.along(ndim, axis, out))
 
 
 def _same_in_all(flow: ChannelFlow, weight: str, groups: int, role: str) -> None:
     parts = flow.axis_atoms(weight, 0, role).reshape(groups, -1)
-    flow.join(parts[:1], parts)
+    flow.couple(parts[:1], parts)

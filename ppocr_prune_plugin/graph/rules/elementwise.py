@@ -25,7 +25,7 @@ def same_place(flow: ChannelFlow, op: Op) -> None:
     assert x is not None
     for output in op.outputs:
         if output.shape == x.shape and output.shape is not None:
-            flow.set_label(output, flow.label(x))
+            flow.set_channel_map(output, flow.channel_map(x))
     if op.name in ("assign", "cast", "share_data"):
         flow.set_alias(op.outputs[0], x)
 
@@ -54,41 +54,38 @@ def meet(flow: ChannelFlow, op: Op, operands: list[Value]) -> None:
     out = op.outputs[0]
     if out.shape is None or any(v.shape is None for v in operands):
         for value in operands:
-            flow.fix_value(value, f"{where(op)}: shape unknown")
+            flow.freeze_value(value, f"{where(op)}: shape unknown")
         return
-    flow.set_label(out, joined(flow, op, operands, len(out.shape)))
+    flow.set_channel_map(out, joined(flow, op, operands, len(out.shape)))
 
 
 def joined(flow: ChannelFlow, op: Op, operands: list[Value], ndim: int) -> Atoms:
-    """Join the labels of operands that are broadcast to ``ndim`` axes; what all have then."""
+    """Join the maps of operands that are broadcast to ``ndim`` axes; what all have then."""
 
     def aligned(shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1,) * (ndim - len(shape)) + shape
 
-    # Values that have labels tell which axes of the parameters they meet are channels.
+    # Values that have maps tell which axes of the parameters they meet are channels.
     shapes = [aligned(v.shape or ()) for v in operands]
-    activations = [flow.label(v) for v in operands if v.parameter is None]
+    activations = [flow.channel_map(v) for v in operands if v.parameter is None]
     tracked = {
-        axis
-        for labels in activations
-        for axis, size in enumerate(aligned(labels.shape))
-        if size > 1
+        axis for maps in activations for axis, size in enumerate(aligned(maps.shape)) if size > 1
     }
     labelled = []
     for value in operands:
         shift = ndim - len(value.shape or ())
-        labels = flow.label(value, [axis - shift for axis in tracked])
-        labelled.append(labels.reshape(aligned(labels.shape)))
+        maps = flow.channel_map(value, [axis - shift for axis in tracked])
+        labelled.append(maps.reshape(aligned(maps.shape)))
     target = tuple(max(sizes) for sizes in zip(*(a.shape for a in labelled), strict=True))
     result = np.full(target, NEUTRAL, dtype=np.int64)
-    for labels in labelled:
-        wide = np.broadcast_to(labels, target)
-        flow.join(result, wide)
+    for maps in labelled:
+        wide = np.broadcast_to(maps, target)
+        flow.couple(result, wide)
         result = np.where(result == NEUTRAL, wide, result)
-    for labels, shape in zip(labelled, shapes, strict=True):
+    for maps, shape in zip(labelled, shapes, strict=True):
         # An operand as long as the channels, but with no parameter behind it, cannot become
         # shorter with them; one that is broadcast along them need not.
         if any(size > 1 and shape[axis] > 1 for axis, size in enumerate(target)):
-            bare = np.broadcast_to(labels, target) == NEUTRAL
-            flow.fix(result[bare], f"{where(op)} meets a tensor of fixed size")
+            bare = np.broadcast_to(maps, target) == NEUTRAL
+            flow.freeze(result[bare], f"{where(op)} meets a tensor of fixed size")
     return result

@@ -24,7 +24,7 @@ def gather_nd(flow: ChannelFlow, op: Op) -> None:
     """``index [..., k]`` counts along the first k axes of x."""
     x, index, out = op.inputs[0], op.inputs[1], op.outputs[0]
     assert x is not None and x.shape is not None and index is not None and index.shape is not None
-    flow.fix_value(index, f"{where(op)} is told places by it")
+    flow.freeze_value(index, f"{where(op)} is told places by it")
     _pick(flow, op, x, out, tuple(range(index.shape[-1])), len(index.shape) - 1)
 
 
@@ -33,29 +33,29 @@ def _pick(
 ) -> None:
     """The consecutive ``axes`` of x are replaced by ``index_ndim`` others."""
     assert x.shape is not None
-    labels = _dictionary(flow, x, axes)
+    maps = _dictionary(flow, x, axes)
     for axis in axes:
-        flow.keep_whole(labels, axis, f"{where(op)} picks channels by number")
-        if labels.shape[axis] > 1:
-            labels = _without(labels, axis)
-    front, back = labels.shape[: axes[0]], labels.shape[axes[-1] + 1 :]
+        flow.freeze_axis(maps, axis, f"{where(op)} picks channels by number")
+        if maps.shape[axis] > 1:
+            maps = _without(maps, axis)
+    front, back = maps.shape[: axes[0]], maps.shape[axes[-1] + 1 :]
     if out.shape is not None and len(front) + index_ndim + len(back) == len(out.shape):
-        flow.set_label(out, labels.reshape((*front, *(1,) * index_ndim, *back)))
+        flow.set_channel_map(out, maps.reshape((*front, *(1,) * index_ndim, *back)))
     else:
-        flow.fix(labels, f"{where(op)} gives an unexpected shape")
+        flow.freeze(maps, f"{where(op)} gives an unexpected shape")
 
 
 def _dictionary(flow: ChannelFlow, x: Value, axes: tuple[int, ...]) -> Atoms:
-    """Labels of x; of a table of parameters, its columns are filters and the rest stays."""
+    """Channel maps of x; of a table of parameters, its columns are filters and the rest stays."""
     if x.parameter is None or x.shape is None or len(x.shape) != 2 or axes != (0,):
-        return flow.label(x)
-    flow.fix(flow.axis_atoms(x.parameter, 0, OUT), "the vocabulary stays")
+        return flow.channel_map(x)
+    flow.freeze(flow.axis_atoms(x.parameter, 0, OUT), "the vocabulary stays")
     return flow.along(2, 1, flow.axis_atoms(x.parameter, 1, OUT))
 
 
-def _without(labels: Atoms, axis: int) -> Atoms:
-    """Labels after the axis, along which they were joined or fixed, is gone."""
-    taken: Atoms = labels.take([0], axis=axis)
+def _without(maps: Atoms, axis: int) -> Atoms:
+    """Channel maps after the axis, along which they were coupled or frozen, is gone."""
+    taken: Atoms = maps.take([0], axis=axis)
     return np.full_like(taken, NEUTRAL) if taken.size == 1 else taken
 
 
@@ -64,19 +64,19 @@ def sorted_along_axis(flow: ChannelFlow, op: Op) -> None:
     """Elements are compared along one axis, which stays."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     axis = axis_of(op, len(x.shape), default=-1)
     for value in op.inputs[1:]:
         if value is not None:
-            flow.fix_value(value, f"{where(op)} is told places by it")
-    flow.keep_whole(labels, axis, f"{where(op)} compares the channels")
-    if labels.shape[axis] > 1:
-        labels = _without(labels, axis)
+            flow.freeze_value(value, f"{where(op)} is told places by it")
+    flow.freeze_axis(maps, axis, f"{where(op)} compares the channels")
+    if maps.shape[axis] > 1:
+        maps = _without(maps, axis)
     for output in op.outputs:
-        if output.shape is not None and len(output.shape) == labels.ndim:
-            flow.set_label(output, labels)
+        if output.shape is not None and len(output.shape) == maps.ndim:
+            flow.set_channel_map(output, maps)
         else:
-            flow.fix(labels, f"{where(op)} drops an axis")
+            flow.freeze(maps, f"{where(op)} drops an axis")
 
 
 @rule("roll", "flip", "triu", "tril", "fill_diagonal", "repeat_interleave")
@@ -84,7 +84,7 @@ def moved_along_axes(flow: ChannelFlow, op: Op) -> None:
     """Elements change places along some axes, which stay as they are."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     raw = op.attrs.get("axis")
     if op.name in ("triu", "tril", "fill_diagonal"):
         raw = [-1, -2]
@@ -93,13 +93,13 @@ def moved_along_axes(flow: ChannelFlow, op: Op) -> None:
         axes = range(len(x.shape))
     for axis in axes:
         axis = int(axis) % len(x.shape)
-        flow.keep_whole(labels, axis, f"{where(op)} counts the channels")
-        if labels.shape[axis] > 1:
-            labels = _without(labels, axis)
-    if out.shape is not None and len(out.shape) == labels.ndim:
-        flow.set_label(out, labels)
+        flow.freeze_axis(maps, axis, f"{where(op)} counts the channels")
+        if maps.shape[axis] > 1:
+            maps = _without(maps, axis)
+    if out.shape is not None and len(out.shape) == maps.ndim:
+        flow.set_channel_map(out, maps)
     else:
-        flow.fix(labels, f"{where(op)} flattens first")
+        flow.freeze(maps, f"{where(op)} flattens first")
 
 
 @rule("one_hot", "nonzero", "unique", "bincount", "searchsorted", "masked_select", "numel")
@@ -107,7 +107,7 @@ def of_values(flow: ChannelFlow, op: Op) -> None:
     """The result's shape follows the values: nothing that goes in may become shorter."""
     for value in op.inputs:
         if value is not None:
-            flow.fix_value(value, f"{where(op)} depends on every element")
+            flow.freeze_value(value, f"{where(op)} depends on every element")
 
 
 @rule(
@@ -117,7 +117,7 @@ def written(flow: ChannelFlow, op: Op) -> None:
     """Elements are written into another tensor by number: both keep their sizes."""
     for value in op.inputs:
         if value is not None:
-            flow.fix_value(value, f"{where(op)} writes into a tensor of fixed size")
+            flow.freeze_value(value, f"{where(op)} writes into a tensor of fixed size")
 
 
 @rule("grid_sample")
@@ -125,9 +125,9 @@ def grid_sample(flow: ChannelFlow, op: Op) -> None:
     """Pixels of ``x [n, c, h, w]`` at the places in ``grid``; channels stay apart."""
     x, grid = op.inputs[0], op.inputs[1]
     assert x is not None and x.shape is not None and grid is not None
-    flow.fix_value(grid, f"{where(op)} is told places by it")
+    flow.freeze_value(grid, f"{where(op)} is told places by it")
     channels = flow.channels(x, 1, op)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape), 1, channels))
+    flow.set_channel_map(op.outputs[0], flow.along(len(x.shape), 1, channels))
 
 
 @rule("pixel_shuffle")
@@ -142,7 +142,7 @@ def unfold(flow: ChannelFlow, op: Op) -> None:
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None and out.shape is not None
     taps = int(np.prod(op.attrs["kernel_sizes"]))
-    flow.set_label(out, flow.along(3, 1, flow.channels(x, 1, op).repeat(taps)))
+    flow.set_channel_map(out, flow.along(3, 1, flow.channels(x, 1, op).repeat(taps)))
 
 
 def _blocks(flow: ChannelFlow, op: Op, block: int) -> None:
@@ -150,8 +150,8 @@ def _blocks(flow: ChannelFlow, op: Op, block: int) -> None:
     assert x is not None and x.shape is not None
     axis = len(x.shape) - 1 if str(op.attrs.get("data_format", "NCHW")).endswith("C") else 1
     parts = flow.channels(x, axis, op).reshape(-1, block)
-    flow.join_rows(parts.T, op)
-    flow.set_label(out, flow.along(len(x.shape), axis, parts[:, 0].copy()))
+    flow.couple_rows(parts.T, op)
+    flow.set_channel_map(out, flow.along(len(x.shape), axis, parts[:, 0].copy()))
 
 
 @rule("tile")
@@ -159,17 +159,17 @@ def tile(flow: ChannelFlow, op: Op) -> None:
     """The whole axis again and again: every copy of a channel goes with it."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     repeats = op.inputs[1].constant if op.inputs[1] is not None else None
     if not isinstance(repeats, list | tuple) or out.shape is None:
-        flow.fix(labels, f"{where(op)} repeats an unknown number of times")
+        flow.freeze(maps, f"{where(op)} repeats an unknown number of times")
         return
     ndim = len(out.shape)
-    shape: tuple[int, ...] = (1,) * (ndim - labels.ndim) + labels.shape
-    labels = labels.reshape(shape)
+    shape: tuple[int, ...] = (1,) * (ndim - maps.ndim) + maps.shape
+    maps = maps.reshape(shape)
     counts = (1,) * (ndim - len(repeats)) + tuple(int(count) for count in repeats)
     wide = [n if size > 1 else 1 for n, size in zip(counts, shape, strict=True)]
-    flow.set_label(out, np.tile(labels, wide))
+    flow.set_channel_map(out, np.tile(maps, wide))
 
 
 @rule("pad", "pad3d")
@@ -177,25 +177,25 @@ def pad(flow: ChannelFlow, op: Op) -> None:
     """Pixels are added around; channels that get others beside them are kept."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     if op.name == "pad":
         raw = [int(n) for n in op.attrs["paddings"]]
         around = [(raw[2 * k], raw[2 * k + 1]) for k in range(len(raw) // 2)]
     else:
         constant = op.inputs[1].constant if op.inputs[1] is not None else op.attrs.get("paddings")
         if not isinstance(constant, list | tuple):
-            flow.fix(labels, f"{where(op)} pads by unknown sizes")
+            flow.freeze(maps, f"{where(op)} pads by unknown sizes")
             return
         pairs = [(int(constant[k]), int(constant[k + 1])) for k in range(0, len(constant), 2)][::-1]
         last = str(op.attrs.get("data_format", "NCDHW")).endswith("C")
         around = [(0, 0), *pairs, (0, 0)] if last else [(0, 0), (0, 0), *pairs]
     for axis, (before, after) in enumerate(around):
-        if labels.shape[axis] > 1 and (before or after):
-            flow.keep_whole(labels, axis, f"{where(op)} adds channels")
+        if maps.shape[axis] > 1 and (before or after):
+            flow.freeze_axis(maps, axis, f"{where(op)} adds channels")
             if op.attrs.get("mode", "constant") == "constant" and before >= 0 and after >= 0:
-                width = [(before, after) if k == axis else (0, 0) for k in range(labels.ndim)]
-                labels = np.pad(labels, width, constant_values=NEUTRAL)
+                width = [(before, after) if k == axis else (0, 0) for k in range(maps.ndim)]
+                maps = np.pad(maps, width, constant_values=NEUTRAL)
             else:
-                flow.fix(labels, f"{where(op)} mirrors channels")
+                flow.freeze(maps, f"{where(op)} mirrors channels")
                 return
-    flow.set_label(out, labels)
+    flow.set_channel_map(out, maps)

@@ -22,13 +22,13 @@ def matmul(flow: ChannelFlow, op: Op) -> None:
             multiply_activations(flow, op, x, y, transposed)
             return
         for value in (x, y):
-            flow.fix_value(value, f"{where(op)} multiplies by a parameter of an unusual form")
+            flow.freeze_value(value, f"{where(op)} multiplies by a parameter of an unusual form")
         return
     assert y.parameter is not None
     inner, outer = (1, 0) if transposed[1] else (0, 1)
-    flow.bind(flow.channels(x, -1, op), y, inner, IN, op)
+    flow.couple_axis(flow.channels(x, -1, op), y, inner, IN, op)
     columns = flow.axis_atoms(y.parameter, outer, OUT)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape), -1, columns))
+    flow.set_channel_map(op.outputs[0], flow.along(len(x.shape), -1, columns))
 
 
 @rule("embedding")
@@ -39,6 +39,6 @@ def embedding(flow: ChannelFlow, op: Op) -> None:
     if weight.parameter is None:
         return
     rows = flow.axis_atoms(weight.parameter, 0, IN)
-    flow.fix(rows[rows != NEUTRAL], f"{where(op)}: the vocabulary stays")
+    flow.freeze(rows[rows != NEUTRAL], f"{where(op)}: the vocabulary stays")
     columns = np.asarray(flow.axis_atoms(weight.parameter, 1, OUT))
-    flow.set_label(out, flow.along(len(out.shape), -1, columns))
+    flow.set_channel_map(out, flow.along(len(out.shape), -1, columns))

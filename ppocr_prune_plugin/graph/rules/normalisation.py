@@ -14,7 +14,7 @@ def batch_norm(flow: ChannelFlow, op: Op) -> None:
     x, axis = _channel_axis(op)
     channels = flow.channels(x, axis, op)
     _bind_all(flow, op, channels)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+    flow.set_channel_map(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
 
 
 @rule("prelu")
@@ -23,16 +23,16 @@ def prelu(flow: ChannelFlow, op: Op) -> None:
     x, axis = _channel_axis(op)
     alpha = op.inputs[1]
     if op.attrs.get("mode") == "all":
-        flow.set_label(op.outputs[0], flow.label(x))
+        flow.set_channel_map(op.outputs[0], flow.channel_map(x))
         return
     if op.attrs.get("mode") != "channel":
         assert alpha is not None
         for value in (x, alpha):
-            flow.fix_value(value, f"{where(op)} has a slope for every element")
+            flow.freeze_value(value, f"{where(op)} has a slope for every element")
         return
     channels = flow.channels(x, axis, op)
     _bind_all(flow, op, channels)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+    flow.set_channel_map(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
 
 
 @rule("layer_norm", "rms_norm")
@@ -43,19 +43,19 @@ def layer_norm(flow: ChannelFlow, op: Op) -> None:
     assert x is not None and x.shape is not None
     ndim = len(x.shape)
     begin = int(op.attrs.get("begin_norm_axis", ndim - 1)) % ndim
-    labels = flow.label(x)
-    along_others = all(size == 1 for size in labels.shape[begin:])
+    maps = flow.channel_map(x)
+    along_others = all(size == 1 for size in maps.shape[begin:])
     if begin == ndim - 1 and not along_others:
         channels = flow.channels(x, -1, op)
         _bind_all(flow, op, channels)
-        flow.set_label(op.outputs[0], flow.along(ndim, -1, channels))
+        flow.set_channel_map(op.outputs[0], flow.along(ndim, -1, channels))
         return
     if not along_others:
-        flow.fix(labels, f"{where(op)} normalises several axes at once")
+        flow.freeze(maps, f"{where(op)} normalises several axes at once")
     for parameter in op.inputs[1:]:
         if parameter is not None:
-            flow.fix_value(parameter, f"{where(op)} normalises an axis of fixed size")
-    flow.set_label(op.outputs[0], labels)
+            flow.freeze_value(parameter, f"{where(op)} normalises an axis of fixed size")
+    flow.set_channel_map(op.outputs[0], maps)
 
 
 @rule("group_norm")
@@ -64,9 +64,9 @@ def group_norm(flow: ChannelFlow, op: Op) -> None:
     x, axis = _channel_axis(op)
     groups = int(op.attrs.get("groups", 1))
     channels = flow.channels(x, axis, op)
-    flow.join_rows(channels.reshape(groups, -1), op)
+    flow.couple_rows(channels.reshape(groups, -1), op)
     _bind_all(flow, op, channels)
-    flow.set_label(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
+    flow.set_channel_map(op.outputs[0], flow.along(len(x.shape or ()), axis, channels))
 
 
 def _channel_axis(op: Op) -> tuple[Value, int]:
@@ -82,6 +82,6 @@ def _bind_all(flow: ChannelFlow, op: Op, channels: Atoms) -> None:
         if parameter is None:
             continue
         if parameter.parameter is not None:
-            flow.bind(channels, parameter, 0, AFFINE, op)
+            flow.couple_axis(channels, parameter, 0, AFFINE, op)
         else:
-            flow.fix(channels, f"{where(op)} has computed scales")
+            flow.freeze(channels, f"{where(op)} has computed scales")

@@ -21,10 +21,10 @@ def rnn(flow: ChannelFlow, op: Op) -> None:
         assert weight.parameter is not None and weight.shape is not None
         first = number < 2 * directions and number % 2 == 0
         if first:
-            flow.bind(channels, weight, 1, IN, op)
-            flow.fix(flow.axis_atoms(weight.parameter, 0, OUT), kept)
+            flow.couple_axis(channels, weight, 1, IN, op)
+            flow.freeze(flow.axis_atoms(weight.parameter, 0, OUT), kept)
         else:
-            flow.fix_value(weight, kept)
+            flow.freeze_value(weight, kept)
     for value in (states, *rest):
         if value is not None:
-            flow.fix_value(value, kept)
+            flow.freeze_value(value, kept)

@@ -20,10 +20,10 @@ def spatial(flow: ChannelFlow, op: Op) -> None:
     assert x is not None and x.shape is not None
     channel_last = str(op.attrs.get("data_format", "NCHW")).endswith("C")
     axis = len(x.shape) - 1 if channel_last else 1
-    labels = flow.along(len(x.shape), axis, flow.channels(x, axis, op))
+    maps = flow.along(len(x.shape), axis, flow.channels(x, axis, op))
     for output in op.outputs:
         if output.shape is not None and len(output.shape) == len(x.shape):
-            flow.set_label(output, labels)
+            flow.set_channel_map(output, maps)
 
 
 @rule(
@@ -31,41 +31,41 @@ def spatial(flow: ChannelFlow, op: Op) -> None:
     *("argmax", "argmin", "logsumexp", "p_norm", "squared_l2_norm", "median"),
 )
 def reduction(flow: ChannelFlow, op: Op) -> None:
-    """A mean (or sum, or maximum) over channels is another one with fewer of them: kept whole."""
+    """A mean (or sum, or maximum) over channels is another one with fewer of them: frozen."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None
     if x.shape is None or out.shape is None:
-        flow.fix_value(x, f"{where(op)}: shape unknown")
+        flow.freeze_value(x, f"{where(op)}: shape unknown")
         return
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     axes = axes_of(op, len(x.shape))
     if op.attrs.get("asvector") or op.name in ("mean_all", "squared_l2_norm"):
         axes = list(range(len(x.shape)))
     if axes is None:
-        flow.fix(labels, f"{where(op)} reduces axes that are not known")
+        flow.freeze(maps, f"{where(op)} reduces axes that are not known")
         return
     for axis in axes:
-        if labels.shape[axis] > 1:
-            flow.fix(labels, f"{where(op)} reduces over the channels")
+        if maps.shape[axis] > 1:
+            flow.freeze(maps, f"{where(op)} reduces over the channels")
             return
-    if len(out.shape) != labels.ndim:
-        labels = np.squeeze(labels, axis=tuple(axes))
-    if labels.ndim == len(out.shape):
-        flow.set_label(out, labels)
+    if len(out.shape) != maps.ndim:
+        maps = np.squeeze(maps, axis=tuple(axes))
+    if maps.ndim == len(out.shape):
+        flow.set_channel_map(out, maps)
     else:
-        flow.fix(labels, f"{where(op)} flattens first")
+        flow.freeze(maps, f"{where(op)} flattens first")
 
 
 @rule("softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp")
 def along_one_axis(flow: ChannelFlow, op: Op) -> None:
-    """Every element sees the others on its axis, so that this axis is kept whole."""
+    """Every element sees the others on its axis, so that this axis is frozen."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     axes = axes_of(op, len(x.shape))
     if axes is None or op.outputs[0].shape != x.shape:
-        flow.fix(labels, f"{where(op)} runs over axes that are not known")
+        flow.freeze(maps, f"{where(op)} runs over axes that are not known")
         return
     for axis in axes:
-        flow.keep_whole(labels, axis, f"{where(op)} runs over the channels")
-    flow.set_label(op.outputs[0], labels)
+        flow.freeze_axis(maps, axis, f"{where(op)} runs over the channels")
+    flow.set_channel_map(op.outputs[0], maps)

@@ -21,16 +21,16 @@ def reshape(flow: ChannelFlow, op: Op) -> None:
     """Row-major order stays, whatever the axes are called."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     if x.shape is None or out.shape is None or -1 in x.shape or -1 in out.shape:
-        flow.fix_value(x, f"{where(op)}: shape unknown")
+        flow.freeze_value(x, f"{where(op)}: shape unknown")
         return
-    if labels.size == 1:
-        flow.set_label(out, labels.reshape((1,) * len(out.shape)))
+    if maps.size == 1:
+        flow.set_channel_map(out, maps.reshape((1,) * len(out.shape)))
         if op.name in ("squeeze", "unsqueeze"):
             flow.set_alias(out, x)
     else:
-        flow.set_label(out, np.broadcast_to(labels, x.shape).reshape(out.shape))
+        flow.set_channel_map(out, np.broadcast_to(maps, x.shape).reshape(out.shape))
 
 
 @rule("transpose")
@@ -39,7 +39,7 @@ def transpose(flow: ChannelFlow, op: Op) -> None:
     x = op.inputs[0]
     assert x is not None
     order = [int(axis) for axis in op.attrs["perm"]]
-    flow.set_label(op.outputs[0], flow.label(x).transpose(order))
+    flow.set_channel_map(op.outputs[0], flow.channel_map(x).transpose(order))
 
 
 @rule("expand")
@@ -47,11 +47,11 @@ def expand(flow: ChannelFlow, op: Op) -> None:
     """Axes of size 1 are repeated, new ones come in front."""
     x, out = op.inputs[0], op.outputs[0]
     assert x is not None
-    labels = flow.label(x)
+    maps = flow.channel_map(x)
     if out.shape is None:
-        flow.fix(labels, f"{where(op)}: shape unknown")
+        flow.freeze(maps, f"{where(op)}: shape unknown")
         return
-    flow.set_label(out, labels.reshape((1,) * (len(out.shape) - labels.ndim) + labels.shape))
+    flow.set_channel_map(out, maps.reshape((1,) * (len(out.shape) - maps.ndim) + maps.shape))
 
 
 @rule("stack")
@@ -60,8 +60,8 @@ def stack(flow: ChannelFlow, op: Op) -> None:
     values, out = op.inputs[0], op.outputs[0]
     assert values is not None and out.shape is not None
     members = list(values.elements or ())
-    labels = joined(flow, op, members, len(out.shape) - 1)
-    flow.set_label(out, np.expand_dims(labels, int(op.attrs["axis"]) % len(out.shape)))
+    maps = joined(flow, op, members, len(out.shape) - 1)
+    flow.set_channel_map(out, np.expand_dims(maps, int(op.attrs["axis"]) % len(out.shape)))
 
 
 @rule("unbind", "unstack")
@@ -69,14 +69,14 @@ def unbind(flow: ChannelFlow, op: Op) -> None:
     """The slices along one axis, which has as many as it had."""
     x = op.inputs[0]
     assert x is not None and x.shape is not None
-    labels = flow.label(x)
-    axis = int(op.attrs["axis"]) % labels.ndim
+    maps = flow.channel_map(x)
+    axis = int(op.attrs["axis"]) % maps.ndim
     count = x.shape[axis]
-    flow.keep_whole(labels, axis, f"{where(op)} picks channels by number")
-    if sum(size > 1 for size in labels.shape) == 1 and labels.shape[axis] > 1:
-        labels = np.full((1,) * labels.ndim, NEUTRAL, dtype=np.int64)
-    steps = range(count) if labels.shape[axis] > 1 else [0] * count
-    flow.set_list_label(op.outputs[0], [np.asarray(labels.take(k, axis=axis)) for k in steps])
+    flow.freeze_axis(maps, axis, f"{where(op)} picks channels by number")
+    if sum(size > 1 for size in maps.shape) == 1 and maps.shape[axis] > 1:
+        maps = np.full((1,) * maps.ndim, NEUTRAL, dtype=np.int64)
+    steps = range(count) if maps.shape[axis] > 1 else [0] * count
+    flow.set_channel_maps(op.outputs[0], [np.asarray(maps.take(k, axis=axis)) for k in steps])
 
 
 @rule("concat")
@@ -91,20 +91,20 @@ def concat(flow: ChannelFlow, op: Op) -> None:
         axis = int(scalar(axis_value.constant)) % ndim
     if axis < 0 or not all(v.shape is not None and v.shape[axis] >= 0 for v in members):
         for value in members:
-            flow.fix_value(value, f"{where(op)}: shape unknown")
+            flow.freeze_value(value, f"{where(op)}: shape unknown")
         return
-    labels = [flow.label(v, (axis,)) for v in members]
-    others = [max(a.shape[k] for a in labels) for k in range(ndim)]
-    if all(a.shape[axis] == 1 for a in labels) and max(others) > 1:
+    maps = [flow.channel_map(v, (axis,)) for v in members]
+    others = [max(a.shape[k] for a in maps) for k in range(ndim)]
+    if all(a.shape[axis] == 1 for a in maps) and max(others) > 1:
         meet(flow, op, members)
         return
     parts = []
-    for member, value in zip(labels, members, strict=True):
+    for member, value in zip(maps, members, strict=True):
         assert value.shape is not None
         shape = list(others)
         shape[axis] = value.shape[axis]
         parts.append(np.broadcast_to(member, shape))
-    flow.set_label(out, np.concatenate(parts, axis=axis))
+    flow.set_channel_map(out, np.concatenate(parts, axis=axis))
 
 
 @rule("split_with_num")
@@ -114,32 +114,32 @@ def split_evenly(flow: ChannelFlow, op: Op) -> None:
     assert x is not None and x.shape is not None and axis_value is not None
     axis = int(scalar(axis_value.constant)) % len(x.shape)
     parts = int(op.attrs["num"])
-    labels = flow.label(x)
-    if labels.shape[axis] == 1:
-        flow.set_list_label(op.outputs[0], [labels] * parts)
+    maps = flow.channel_map(x)
+    if maps.shape[axis] == 1:
+        flow.set_channel_maps(op.outputs[0], [maps] * parts)
         return
-    pieces = np.split(np.broadcast_to(labels, labels.shape), parts, axis=axis)
+    pieces = np.split(np.broadcast_to(maps, maps.shape), parts, axis=axis)
     for piece in pieces[1:]:
-        flow.join(pieces[0], piece)
-    flow.set_list_label(op.outputs[0], pieces)
+        flow.couple(pieces[0], piece)
+    flow.set_channel_maps(op.outputs[0], pieces)
 
 
 @rule("split")
 def split_by_sizes(flow: ChannelFlow, op: Op) -> None:
-    """Sizes are written in the model's code: the axis is kept whole."""
+    """Sizes are written in the model's code: the axis is frozen."""
     x, sizes_value, axis_value = op.inputs[0], op.inputs[1], op.inputs[2]
     assert x is not None and x.shape is not None and axis_value is not None
     axis = int(scalar(axis_value.constant)) % len(x.shape)
-    labels = flow.label(x)
-    flow.keep_whole(labels, axis, f"{where(op)} has its sizes in the model's code")
+    maps = flow.channel_map(x)
+    flow.freeze_axis(maps, axis, f"{where(op)} has its sizes in the model's code")
     sizes = sizes_value.constant if sizes_value is not None else None
-    if labels.shape[axis] == 1 and isinstance(sizes, list | tuple):
-        flow.set_list_label(op.outputs[0], [labels] * len(sizes))
+    if maps.shape[axis] == 1 and isinstance(sizes, list | tuple):
+        flow.set_channel_maps(op.outputs[0], [maps] * len(sizes))
     elif isinstance(sizes, list | tuple) and -1 not in sizes:
         cuts = np.cumsum(sizes)[:-1].tolist()
-        flow.set_list_label(op.outputs[0], np.split(labels, cuts, axis=axis))
+        flow.set_channel_maps(op.outputs[0], np.split(maps, cuts, axis=axis))
     else:
-        flow.fix(labels, f"{where(op)} has unknown sizes")
+        flow.freeze(maps, f"{where(op)} has unknown sizes")
 
 
 @rule("builtin.split")
@@ -147,40 +147,40 @@ def unpack(flow: ChannelFlow, op: Op) -> None:
     """A list becomes its members."""
     values = op.inputs[0]
     assert values is not None
-    labels = flow.list_label(values)
-    if labels is None and values.elements:
-        labels = [flow.label(member) for member in values.elements]
-    for output, member in zip(op.outputs, labels or (), strict=False):
+    maps = flow.channel_maps(values)
+    if maps is None and values.elements:
+        maps = [flow.channel_map(member) for member in values.elements]
+    for output, member in zip(op.outputs, maps or (), strict=False):
         if output.shape is not None and len(output.shape) == member.ndim:
-            flow.set_label(output, member)
+            flow.set_channel_map(output, member)
 
 
 @rule("slice")
 def slice_(flow: ChannelFlow, op: Op) -> None:
-    """Bounds are written in the model's code: a sliced axis is kept whole."""
+    """Bounds are written in the model's code: a sliced axis is frozen."""
     x, starts_value, ends_value = op.inputs[0], op.inputs[1], op.inputs[2]
     assert x is not None and x.shape is not None
-    labels: Atoms = flow.label(x)
-    axes = [int(axis) % labels.ndim for axis in op.attrs["axes"]]
+    maps: Atoms = flow.channel_map(x)
+    axes = [int(axis) % maps.ndim for axis in op.attrs["axes"]]
     starts = starts_value.constant if starts_value is not None else None
     ends = ends_value.constant if ends_value is not None else None
     for place, axis in enumerate(axes):
-        if labels.shape[axis] == 1:
+        if maps.shape[axis] == 1:
             continue
-        flow.keep_whole(labels, axis, f"{where(op)} picks channels by number")
+        flow.freeze_axis(maps, axis, f"{where(op)} picks channels by number")
         if not isinstance(starts, list | tuple) or not isinstance(ends, list | tuple):
-            flow.fix(labels, f"{where(op)} has unknown bounds")
+            flow.freeze(maps, f"{where(op)} has unknown bounds")
             return
         part = range(x.shape[axis])[slice(int(starts[place]), int(ends[place]))]
-        only = sum(size > 1 for size in labels.shape) == 1
-        labels = labels.take(list(part), axis=axis)
+        only = sum(size > 1 for size in maps.shape) == 1
+        maps = maps.take(list(part), axis=axis)
         if only and len(part) == 1:
-            labels = np.full_like(labels, NEUTRAL)  # one channel, fixed above: broadcast as it is
-    dropped = tuple(int(axis) % labels.ndim for axis in op.attrs.get("decrease_axis") or ())
-    if all(labels.shape[axis] == 1 for axis in dropped):
-        labels = np.squeeze(labels, axis=dropped)
+            maps = np.full_like(maps, NEUTRAL)  # one channel, fixed above: broadcast as it is
+    dropped = tuple(int(axis) % maps.ndim for axis in op.attrs.get("decrease_axis") or ())
+    if all(maps.shape[axis] == 1 for axis in dropped):
+        maps = np.squeeze(maps, axis=dropped)
         shape = op.outputs[0].shape
-        if shape is not None and len(shape) == labels.ndim:
-            flow.set_label(op.outputs[0], labels)
+        if shape is not None and len(shape) == maps.ndim:
+            flow.set_channel_map(op.outputs[0], maps)
             return
-    flow.fix(labels, f"{where(op)} drops an axis of channels")
+    flow.freeze(maps, f"{where(op)} drops an axis of channels")

@@ -15,7 +15,7 @@ import paddle
 
 from ... import arrays
 from ...errors import PruneError
-from ...sensitivity.team import Team
+from ...sensitivity.ranks import Ranks
 
 Batch = list[Any]
 
@@ -26,7 +26,7 @@ _AT_ONCE = 8
 
 
 def calibration_batches(
-    arguments: Mapping[str, Any], count: int, folder: Path, team: Team
+    arguments: Mapping[str, Any], count: int, folder: Path, ranks: Ranks
 ) -> list[Batch]:
     """The first ``count`` batches of the training loader, kept in ``folder`` for the next time.
 
@@ -35,7 +35,7 @@ def calibration_batches(
         count: number of batches.
         folder: where they are kept, in a file that belongs to this ``Train`` section and the
             contents of its label files.
-        team: rank 0 writes, the others wait for the file.
+        ranks: rank 0 writes, the others wait for the file.
 
     Raises:
         PruneError: the file is damaged or cannot be written, rank 0 is gone, or the batches hold
@@ -45,12 +45,12 @@ def calibration_batches(
         return []
     key = _key(arguments, count)
     path = folder / f"calibration-{key}.npz"
-    if team.rank != 0:
-        team.wait(f"calibration-{key}")
+    if ranks.rank != 0:
+        ranks.wait(f"calibration-{key}")
     else:
         if not path.exists():
             _draw(arguments["train_dataloader"], count, path)
-        team.post(f"calibration-{key}")
+        ranks.post(f"calibration-{key}")
     kept = arrays.read(
         path,
         "the file of calibration batches",

@@ -32,7 +32,7 @@ from .modes import full_precision
 from .networks import Networks
 from .state import plan_of as plan_of_model
 from .state import set_plan
-from .sub_models import Part, own_plan
+from .sub_models import SubModel, own_plan
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -56,7 +56,7 @@ class Loading:
     ``key`` is the setting that names the file, for messages; ``done`` says whether one was read.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[SubModel]
     key: str
     purpose: Purpose
     logger: logging.Logger
@@ -94,7 +94,7 @@ class Loading:
             self._without_plan(part, path, _own(shapes, part))
 
     def _by_plan(
-        self, plan: PruningPlan, beside: Path, path: Path, shapes: Shapes, left: Sequence[Part]
+        self, plan: PruningPlan, beside: Path, path: Path, shapes: Shapes, left: Sequence[SubModel]
     ) -> None:
         names = {part.name: _name_in(plan, part, _own(shapes, part)) for part in self.parts}
         if not any(name is not None for name in names.values()):
@@ -124,7 +124,7 @@ class Loading:
             "over from another run."
         )
 
-    def _rebuild(self, part: Part, plan: PruningPlan, path: Path, found: Shapes) -> bool:
+    def _rebuild(self, part: SubModel, plan: PruningPlan, path: Path, found: Shapes) -> bool:
         """Give a network the structure of weights; False where these are not pruned."""
         with full_precision(part.model):
             others = rebuild(part.model, plan.structures[""], found)
@@ -143,7 +143,7 @@ class Loading:
             )
         return True
 
-    def _without_plan(self, part: Part, path: Path, found: Shapes) -> None:
+    def _without_plan(self, part: SubModel, path: Path, found: Shapes) -> None:
         narrower = _narrower(part.model, found)
         if not narrower:
             return
@@ -192,7 +192,7 @@ class Loading:
             missing = plan_path(path).name
             self.logger.info(f"prune: no {missing}: structure worked out from {path.name}")
 
-    def _worked_out(self, part: Part, found: Shapes) -> PruningPlan | None:
+    def _worked_out(self, part: SubModel, found: Shapes) -> PruningPlan | None:
         """The plan that explains the shapes of weights; None where none does."""
         with _without_features(part.model):
             network = self._networks.of(part)
@@ -230,7 +230,7 @@ def _shapes(content: Any) -> dict[str, Shape]:
     }
 
 
-def _own(shapes: Shapes, part: Part) -> Shapes:
+def _own(shapes: Shapes, part: SubModel) -> Shapes:
     return {
         name.removeprefix(part.prefix): shape
         for name, shape in shapes.items()
@@ -238,7 +238,7 @@ def _own(shapes: Shapes, part: Part) -> Shapes:
     }
 
 
-def _name_in(plan: PruningPlan, part: Part, found: Shapes) -> str | None:
+def _name_in(plan: PruningPlan, part: SubModel, found: Shapes) -> str | None:
     """Under which name a plan has the structure of a network; None where it has none.
 
     Weights of one sub-model, taken out of a distillation checkpoint, may have the plan of the whole
@@ -257,7 +257,7 @@ def _has_structure(plan: PruningPlan, found: Shapes) -> bool:
     return structure_fits(structure, found) or not placed(structure.axes, found)
 
 
-def _before(part: Part) -> str:
+def _before(part: SubModel) -> str:
     """The setting that a network was loaded by before."""
     return f"Architecture.Models.{part.name}.pretrained" if part.name else "Global.pretrained_model"
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...network import Network
-from .sub_models import Part
+from .sub_models import SubModel
 from .tracing import network_of
 
 # The keys of what heads give, in the losses of distillation configs.
@@ -21,7 +21,7 @@ class Networks:
     def __init__(self) -> None:
         self._traced: list[tuple[Any, Network]] = []
 
-    def of(self, part: Part) -> Network:
+    def of(self, part: SubModel) -> Network:
         """The network of a part, as wide as it is now.
 
         Raises:
@@ -38,7 +38,7 @@ class Networks:
 
 
 @contextmanager
-def _without_features(part: Part) -> Iterator[None]:
+def _without_features(part: SubModel) -> Iterator[None]:
     """A sub-model with ``return_all_feats`` hands its features to the losses, which fixes their
     widths; where no loss reads them it does not hand them out in this block."""
     model: Any = part.model

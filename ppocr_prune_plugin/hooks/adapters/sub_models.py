@@ -24,7 +24,7 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class SubModel:
     """One network: its name (empty where it is the whole model), the layer, and the config as it
     would be if this network were all of the model."""
 
@@ -52,18 +52,18 @@ def sub_models(config: Config) -> dict[str, Config]:
     return dict(architecture.get("Models") or {})
 
 
-def part_config(config: Config, name: str) -> Config:
+def sub_model_config(config: Config, name: str) -> Config:
     """The config as it would be if the sub-model were all of the model."""
     return {**config, "Architecture": sub_models(config)[name]}
 
 
-def parts_of(config: Config, model: paddle.nn.Layer) -> list[Part]:
+def sub_models_of(config: Config, model: paddle.nn.Layer) -> list[SubModel]:
     """The networks inside a live model, in the order of the config."""
     whole = inner(model)
     names = [name for name in sub_models(config) if hasattr(whole, name)]
     if not names:
-        return [Part("", whole, config)]
-    return [Part(name, getattr(whole, name), part_config(config, name)) for name in names]
+        return [SubModel("", whole, config)]
+    return [SubModel(name, getattr(whole, name), sub_model_config(config, name)) for name in names]
 
 
 def check_models(section: PruneSection, config: Config, source: str) -> None:
@@ -142,7 +142,7 @@ class Family:
     have nothing in common channel by channel.
     """
 
-    members: tuple[Part, ...]
+    members: tuple[SubModel, ...]
     section: PruneSection
 
 
@@ -154,8 +154,8 @@ def families(
     In each family the sub-model that the metric's ``key`` names comes first, if it is in it.
     """
     chosen = chosen_models(section, config, source)
-    found: list[tuple[Any, list[Part], PruneSection]] = []
-    for part in parts_of(config, model):
+    found: list[tuple[Any, list[SubModel], PruneSection]] = []
+    for part in sub_models_of(config, model):
         if part.name not in chosen:
             continue
         own = section_of(section, part.name, sub_models(config))
@@ -210,7 +210,7 @@ def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
     return PruningPlan(plan.criterion, groups, structure.flops, structure.params, {"": structure})
 
 
-def arguments_of(part: Part, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+def arguments_of(part: SubModel, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """What ``program.train`` was called with, as if this network were all of the model."""
     if not part.name:
         return arguments

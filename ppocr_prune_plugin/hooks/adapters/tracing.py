@@ -52,7 +52,7 @@ def _graph(model: paddle.nn.Layer, deployed: Inputs, training: Inputs) -> tuple[
             with _without_head(model):
                 graph = build_graph(model, training)
             head = type(model.head).__name__
-            return graph, f"{head} cannot be traced as it trains; it is kept whole. {first}"
+            return graph, f"{head} cannot be traced as it trains; it is frozen. {first}"
         except PruneError:
             pass
     try:

@@ -17,20 +17,20 @@ from ...network import Network
 from ...plan import PruningPlan
 from ...report.lines import summary
 from ...section import PruneSection
-from ...sensitivity.team import Team
+from ...sensitivity.ranks import Ranks
 from ...workflow import PruningRun
 from ..adapters.calibration_batches import calibration_batches, few_images, first_images
 from ..adapters.calls import training_forward
 from ..adapters.evaluation import PaddleOCREvaluation
+from ..adapters.launch import gather
 from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
-from ..adapters.ranks import gather
 from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.state import inner, plan_of, set_plan
-from ..adapters.sub_models import Family, Part, arguments_of, combined, families, parts_of
+from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
 from ..release import release_of
 from . import config as config_hook
-from .weights import remember_parts
+from .weights import remember_sub_models
 
 PLAN_FILE = "plan.prune.json"
 
@@ -105,7 +105,7 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     renew_reducer(model)
     for part in chosen:
         set_plan(part.model, plans[part.name])
-    remember_parts(model, parts_of(config, model))
+    remember_sub_models(model, sub_models_of(config, model))
     # The best metric of the unpruned model would keep every pruned one from being saved as best.
     best = arguments["pre_best_model_dict"]
     indicator = arguments["eval_class"].main_indicator
@@ -142,7 +142,7 @@ def _holders(arguments: Mapping[str, Any]) -> Holders:
 def _prune_part(
     module: ModuleType,
     section: PruneSection,
-    part: Part,
+    part: SubModel,
     network: Network,
     whole: Mapping[str, Any],
     folder: Path,
@@ -155,7 +155,7 @@ def _prune_part(
         source = f"{source} ({part.name})"
         logger.info(f"prune: {part.name}" + (": the same widths" if widths is not None else ""))
     batches_folder, folder = folder, folder / part.name
-    team = gather(folder)
+    ranks = gather(folder)
     loader = arguments["valid_dataloader"]
     evaluation = (
         PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
@@ -163,13 +163,13 @@ def _prune_part(
         else None
     )
     try:
-        batches = calibration_batches(whole, _for_recovery(section, whole), batches_folder, team)
+        batches = calibration_batches(whole, _for_recovery(section, whole), batches_folder, ranks)
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
             found |= {f"Prune.recovery.{k}": str(v) for k, v in vars(section.recovery).items()}
             if looks:
-                seen = calibration_batches(whole, _for_gradients(section), batches_folder, team)
+                seen = calibration_batches(whole, _for_gradients(section), batches_folder, ranks)
                 found.update(gradient_settings(whole["config"], seen))
             return found
 
@@ -186,26 +186,26 @@ def _prune_part(
                 functools.partial(training_forward, part.model, batch, part.config)
                 for batch in first_images(batches, section.recovery.images)
             ],
-            functools.partial(_gradients, section, part, whole, batches_folder, team),
+            functools.partial(_gradients, section, part, whole, batches_folder, ranks),
             folder,
             logger,
             _versions(module),
             settings,
-            team,
+            ranks,
             widths,
         ).run()
     finally:
-        team.close()
+        ranks.close()
         if evaluation is not None:
             evaluation.close()
 
 
 def _gradients(
-    section: PruneSection, part: Part, arguments: Mapping[str, Any], folder: Path, team: Team
+    section: PruneSection, part: SubModel, arguments: Mapping[str, Any], folder: Path, ranks: Ranks
 ) -> list[dict[str, Array]]:
     """Gradients of the training loss, for each calibration batch by itself; at least for one."""
     model, config = inner(arguments["model"]), arguments["config"]
-    batches = calibration_batches(arguments, _for_gradients(section), folder, team)
+    batches = calibration_batches(arguments, _for_gradients(section), folder, ranks)
 
     def loss(batch: Any) -> Any:
         return arguments["loss_class"](training_forward(model, batch, config), batch)["loss"]
@@ -241,7 +241,7 @@ def _versions(program: ModuleType) -> dict[str, str]:
     return {"PaddleOCR": str(release_of(tree))}
 
 
-def _require_unpruned(parts: Sequence[Part], settings: Mapping[str, Any]) -> None:
+def _require_unpruned(parts: Sequence[SubModel], settings: Mapping[str, Any]) -> None:
     for part in parts:
         plan = plan_of(part.model)
         if plan is None:
@@ -278,7 +278,7 @@ def _require_epochs(settings: Mapping[str, Any], loaded: Mapping[str, Any]) -> N
 
 
 def _require_trained(
-    section: PruneSection, parts: Sequence[Part], settings: Mapping[str, Any], source: str
+    section: PruneSection, parts: Sequence[SubModel], settings: Mapping[str, Any], source: str
 ) -> None:
     if settings.get("checkpoints") or settings.get("pretrained_model") or section.allow_untrained:
         return

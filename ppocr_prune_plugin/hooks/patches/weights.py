@@ -26,7 +26,14 @@ from ..adapters.loading import Loading, Purpose
 from ..adapters.networks import Networks
 from ..adapters.state import plan_of as plan_of_model
 from ..adapters.state import set_of_pruned, set_plan
-from ..adapters.sub_models import Part, combined, own_groups, part_config, parts_of, sub_models
+from ..adapters.sub_models import (
+    SubModel,
+    combined,
+    own_groups,
+    sub_model_config,
+    sub_models,
+    sub_models_of,
+)
 from . import config as config_hook
 from .export import patch_older_tool
 
@@ -85,7 +92,7 @@ def _wrap_load(original: Any, module: ModuleType, reader: _Reader) -> Any:
     def load_model(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(*args, **kwargs).arguments
         config, model, logger = call["config"], call["model"], module.get_logger()
-        parts = parts_of(config, model)
+        parts = sub_models_of(config, model)
         key, file = _weights_file(config, call.get("model_type", "det"))
         purpose = _purpose(config, call.get("optimizer") is not None)
         loading = Loading(parts, key, purpose, logger)
@@ -93,7 +100,7 @@ def _wrap_load(original: Any, module: ModuleType, reader: _Reader) -> Any:
             result = original(*args, **kwargs)
         if file is not None:
             _require_read(loading, file)
-        remember_parts(model, parts)
+        remember_sub_models(model, parts)
         patch_older_tool()
         if config_hook.prune_plan_file is not None:
             _apply_plan_file(config, model, Path(config_hook.prune_plan_file), file, logger)
@@ -120,7 +127,7 @@ def _require_read(loading: Loading, file: Path) -> None:
         )
 
 
-def remember_parts(model: paddle.nn.Layer, parts: Sequence[Part]) -> None:
+def remember_sub_models(model: paddle.nn.Layer, parts: Sequence[SubModel]) -> None:
     """Give the whole model the plan that its networks' plans make."""
     plans = {part.name: plan_of_model(part.model) for part in parts}
     whole = combined({name: plan for name, plan in plans.items() if plan is not None})
@@ -150,7 +157,7 @@ def _wrap_pretrained(original: Any, module: ModuleType, reader: _Reader) -> Any:
             None,
         )
         # Its file bears its own names.
-        part = Part("", model, config if name is None else part_config(config, name))
+        part = SubModel("", model, config if name is None else sub_model_config(config, name))
         key = f"Architecture.Models.{name}.pretrained" if name is not None else str(stated)
         loading = Loading([part], key, _purpose(config, optimized=False), module.get_logger())
         with reader.watching(loading):
@@ -193,7 +200,7 @@ def _apply_plan_file(
             "it is, or name the unpruned checkpoint."
         )
     plan = load_plan(file)
-    parts = parts_of(config, model)
+    parts = sub_models_of(config, model)
     own = {part.name: own_groups(plan, part.name) for part in parts}
     strange = len(plan.groups) - sum(map(len, own.values()))
     if strange:
@@ -211,7 +218,7 @@ def _apply_plan_file(
         except PruneError as error:
             raise PruneError(f"{file}: {error}") from error
         set_plan(part.model, plan_of(network, plan.criterion, own[part.name]))
-    remember_parts(model, parts)
+    remember_sub_models(model, parts)
     logger.info(f"prune: applied {file}: {summary(plan, None, None, None)}")
     logger.warning(
         "prune: nothing was trained after this cut, and batch norms were not re-estimated: expect "

@@ -1,4 +1,4 @@
-"""The processes of ``paddle.distributed.launch`` as a team, and the folder that a run works in."""
+"""The processes of ``paddle.distributed.launch`` as a ranks, and the folder that a run works in."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import paddle.distributed as dist
 from ...errors import PruneError
 from ...files import writing
 from ...run_lock import own
-from ...sensitivity.team import Team
+from ...sensitivity.ranks import Ranks
 
 
-def gather(folder: Path) -> Team:
-    """The team of this run; its files are in ``folder/ranks``, which every rank has to see.
+def gather(folder: Path) -> Ranks:
+    """The ranks of this run; its files are in ``folder/ranks``, which every rank has to see.
 
     The folder is this run's from now on, until its process ends.
 
@@ -25,7 +25,7 @@ def gather(folder: Path) -> Team:
     """
     if dist.get_world_size() == 1:
         _own(folder)
-        return Team()
+        return Ranks()
     rank, run, problem = dist.get_rank(), 0, None
     if rank == 0:
         try:
@@ -38,7 +38,7 @@ def gather(folder: Path) -> Team:
     run = int(told.item())
     if not run:
         raise problem or PruneError(f"{folder}: rank 0 cannot work there; its message says why.")
-    return Team(_run_folder(folder / "ranks", run), rank, dist.get_world_size())
+    return Ranks(_run_folder(folder / "ranks", run), rank, dist.get_world_size())
 
 
 def _own(folder: Path) -> None:

@@ -27,7 +27,7 @@ _BEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 120.0  # of a process on another machine, until it counts as gone
 
 
-class Team:
+class Ranks:
     """One process of several; by default the only one. :meth:`close` it.
 
     Args:
