@@ -81,12 +81,14 @@ def rebuild(
         for name, shape in shapes.items()
         if tuple(shape) != live[name]
     }
-    set_arrays(model, arrays, named)
-    return {
+    others = {
         name: (tuple(shape), tuple(found[name]))
         for name, shape in shapes.items()
         if name in found and tuple(shape) != tuple(found[name])
     }
+    _require_free(structure, others)
+    set_arrays(model, arrays, named)
+    return others
 
 
 def placed(names: Iterable[str], present: Collection[str]) -> dict[str, str]:
@@ -131,6 +133,13 @@ def _are_pruned(structure: PrunedStructure, found: Shapes) -> bool:
             "does not fit the weights beside it, which have none of the parameters that it prunes "
             f"(its first is {next(iter(structure.axes))})"
         )
+    sub_networks = {parameter.partition(".")[0] for parameter in there}
+    for parameter in structure.axes:
+        if parameter.partition(".")[0] not in sub_networks:
+            raise PruneError(
+                f"does not fit the weights beside it, which have no {parameter}, nor anything else "
+                f"that it prunes in {parameter.partition('.')[0]}"
+            )
     unpruned, wrong = bool(there), ""
     for parameter, name in there.items():
         for axis, (before, after) in structure.axes[parameter].items():
@@ -170,6 +179,17 @@ def _require_network(structure: PrunedStructure, here: Mapping[str, str], live: 
             "pruning, and others as before"
         )
     return True in have
+
+
+def _require_free(structure: PrunedStructure, others: Mapping[str, tuple[Shape, Shape]]) -> None:
+    """A layer that reads pruned channels, and of which the plan knows nothing, could not run."""
+    cuts = {cut for axes in structure.axes.values() for cut in axes.values()}
+    for name, (here, there) in others.items():
+        if len(here) == len(there) and cuts.intersection(zip(here, there, strict=True)):
+            raise PruneError(
+                f"does not fit the weights beside it: {name} has the shape {list(there)} there, "
+                f"as if pruned, and {list(here)} by the plan, which says nothing of it"
+            )
 
 
 def _following(
