@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import paddle
 
@@ -72,7 +73,7 @@ def rebuild(
         (),
         (),
         {},
-        {here[name]: count for name, count in structure.multipliers.items() if name in here},
+        _multipliers(model, structure, here, pruned_before),
         attributes=() if pruned_before else _attributes(model, structure, here),
     )
     arrays = {
@@ -194,6 +195,30 @@ def _following(
             }
             if len(lengths) == 1:
                 yield name, axis, lengths.pop()
+
+
+def _multipliers(
+    model: paddle.nn.Layer, structure: PrunedStructure, here: Mapping[str, str], pruned_before: bool
+) -> dict[str, int]:
+    """Filters per input channel of depthwise convolutions, in the network's own names; the network
+    has to know them alike."""
+    layers = dict(model.named_sublayers())
+    for parameter, name in here.items():
+        layer: Any = layers.get(name.rpartition(".")[0])
+        if pruned_before or not hasattr(layer, "_groups") or not name.endswith(".weight"):
+            continue
+        filters, inputs = layer.weight.shape[:2]
+        depthwise = layer._groups > 1 and inputs == 1 and 0 in structure.axes[parameter]
+        if "Transpose" in type(layer).__name__ and filters > layer._groups:
+            depthwise = False  # cut by its inputs
+        stated = structure.multipliers.get(parameter)
+        if (stated is not None or depthwise) and stated != filters // layer._groups:
+            raise PruneError(
+                f"the pruning plan is for another architecture: {name} has "
+                f"{filters // layer._groups} filters for each input channel here, and {stated} by "
+                "the plan"
+            )
+    return {here[name]: count for name, count in structure.multipliers.items() if name in here}
 
 
 def _attributes(

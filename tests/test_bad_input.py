@@ -156,13 +156,13 @@ def damage(plan: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("truncated", "not complete JSON"),
-        ("edited", "was changed after it was written"),
-        ("foreign", "for another architecture"),
+        ("truncated", ("not complete JSON",) * 2),
+        ("edited", ("was changed after it was written",) * 2),
+        ("foreign", ("does not fit the weights beside it", "for another architecture")),
     ],
 )
 def test_a_plan_that_cannot_be_used(
-    refuse: Callable[..., str], checkpoint: Path, tmp_path: Path, how: str, words: str
+    refuse: Callable[..., str], checkpoint: Path, tmp_path: Path, how: str, words: tuple[str, str]
 ) -> None:
     """Beside a checkpoint, and given to --prune-plan."""
     for suffix in (".pdparams", ".prune.json"):
@@ -170,9 +170,9 @@ def test_a_plan_that_cannot_be_used(
     plan = tmp_path / "latest.prune.json"
     damage(plan, how)
     message = refuse(tmp_path, "eval", f"Global.checkpoints={tmp_path / 'latest'}")
-    assert "latest.prune.json" in message and words in message
+    assert "latest.prune.json" in message and words[0] in message
     message = refuse(tmp_path, "export_model", TRAINED, before=("--prune-plan", str(plan)))
-    assert "latest.prune.json" in message and words in message
+    assert "latest.prune.json" in message and words[1] in message
 
 
 def test_pruned_weights_are_not_pruned_again(

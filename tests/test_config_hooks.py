@@ -315,4 +315,6 @@ def test_models_are_built_from_configs(run_tool: RunTool, tree: Path, work: Path
     assert lines[2].startswith("PruneError: none.yml: there is no such")
     assert lines[3].startswith("PruneError: -o Gloal.a=1: does not fit stock.yml")
     assert lines[4].startswith("PruneError: stock.yml with -o Prune.ratio: Prune.ratio must be")
-    assert lines[5].startswith("PruneError: nodict.yml: cannot read no_dict.txt")
+    assert lines[5].startswith(
+        "PruneError: nodict.yml: cannot read Global.character_dict_path: no_dict.txt"
+    )

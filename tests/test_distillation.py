@@ -50,6 +50,7 @@ def config(
     """Two students that learn from each other and from a frozen teacher, as PP-OCRv3's CML."""
     config = yaml.safe_load(det_config.read_text(encoding="utf-8"))
     one = config["Architecture"]
+    config["Global"].pop("model_name", None)  # PaddleOCR would name the post-process so
     config["Architecture"] = {
         "name": "DistillationModel",
         "algorithm": "Distillation",

@@ -9,16 +9,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pytest
 from architectures import DETECTORS
 from fixtures_networks import build
 from fixtures_trees import changed_tree
 from tool_processes import RunTool
 
+from ppocr_prune_plugin.criteria import Ranker
+from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.sub_models import Part
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.hooks.rehearsal import _enliven, _fused, rehearse
 from ppocr_prune_plugin.hooks.release import release_of
-from ppocr_prune_plugin.network import inspect
+from ppocr_prune_plugin.network import apply_checked, inspect, make_plan
 
 # The console script: unlike -m it leaves the working directory out of sys.path.
 DOCTOR = [Path(sysconfig.get_path("scripts"), "ppocr-prune"), "doctor"]
@@ -107,7 +110,7 @@ def test_a_config_is_pruned_and_exported(
     (groups,) = re.findall(r"traced: (\d+) channel groups", "\n".join(oks))
     assert any(text.startswith(f"one channel of each of {groups} groups removed") for text in oks)
     (worked,) = (text for text in oks if text.startswith("export works: "))
-    assert float(re.findall(r"to ([\d.e+-]+) ", worked)[0]) < 1e-3
+    assert float(re.findall(r"at most ([\d.e+-]+) ", worked)[0]) < 1e-3
     assert "3.7 or later by its code (it states no version; asks for PaddleX" in result.stdout
     assert any(level == "note" and "not to be known" in text for level, text in said)
     assert sorted(tmp_path.iterdir()) == before
@@ -126,8 +129,8 @@ def test_an_export_that_fails_is_told_apart(
 
 def test_a_config_that_cannot_be_built(tree: Path, cls_config: Path) -> None:
     (failed,) = rehearse(cls_config, ["Architecture.Backbone.name=NoNet"], tree)
-    assert failed.level == "FAIL" and "the model cannot be built: " in failed.text
-    assert "backbone only support" in failed.text
+    assert failed.level == "FAIL" and "the model cannot be built" in failed.text
+    assert "backbone only support" in failed.remedy
     *_, failed = rehearse(cls_config, ['Prune.skip=["*"]', "Prune.ratio=0.3"], tree)
     assert failed.level == "FAIL" and "Prune.skip leaves no layer" in failed.remedy
 
@@ -135,11 +138,12 @@ def test_a_config_that_cannot_be_built(tree: Path, cls_config: Path) -> None:
 def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
     use_tree(tree)
     model = build("lcnetv3_rsefpn")
-    part = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
+    sub_model = Part("", model, {"Architecture": DETECTORS["lcnetv3_rsefpn"]})
     network = inspect(model, [([1, 3, 160, 160], "float32")])
     _enliven(network)
-    (whole,) = _fused(part, network)
-    assert whole.level == "ok" and "rep() of" in whole.text
+    (whole,) = _fused(sub_model, network)
+    assert whole.level == "ok" and "rep() changes its answers by" in whole.text
+    plan = make_plan(network, {g.name: g.size - 1 for g in network.graph.groups}, Ranker("l1"))
     first = next(layer for layer in model.sublayers() if hasattr(layer, "rep"))
     kind = type(first)
     original = kind.rep
@@ -148,11 +152,11 @@ def test_a_rep_that_is_wrong_or_fails(tree: Path) -> None:
         original(layer)
         layer.reparam_conv.bias.set_value(layer.reparam_conv.bias + 1)
 
-    for replaced, words in ((forgets, "changes its answers by"), (None, "fails: TypeError")):
-        kind.rep = replaced if replaced is not None else lambda: None
+    for replaced, words in ((forgets, "rep.. changes an output by"), (lambda: None, "rep.. of ")):
+        kind.rep = replaced
         try:
-            (wrong,) = _fused(part, network)
+            with pytest.raises(PruneError, match=words):
+                apply_checked(network, plan)
         finally:
             kind.rep = original
-        assert wrong.level == "note" and words in wrong.text
     assert not any(getattr(layer, "is_repped", False) for layer in model.sublayers())

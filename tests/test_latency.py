@@ -411,7 +411,7 @@ def test_train_py_prunes_by_latency(
         "Global.use_gpu=false",
         f"Global.pretrained_model={det_weights}",
         f"Global.save_model_dir={tmp_path}",
-        "Prune.pruned_latency=0.05",
+        "Prune.pruned_latency=0.03",
         'Prune.skip=["backbone.*"]',
         "Prune.sensitivity.ratios=[0.3,0.6]",
         "Prune.sensitivity.samples=2",

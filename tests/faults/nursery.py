@@ -1,81 +1,52 @@
-"""A process that has imported what takes long, and forks a child for each piece of work.
-
-Imports are most of what a short run of a tool takes. Nothing of ours or of PaddleOCR's is imported
-before the fork, so that a child starts as a new process would; what they stand on is.
-"""
+"""Processes to be killed: forks of ``tool_server.py``, so that each begins within a moment."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import importlib
 import json
 import os
-import runpy
+import select
 import signal
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
-FOR_TOOLS = (
-    *("paddle", "paddle.distributed", "numpy", "cv2", "yaml", "tqdm", "PIL.Image", "shapely"),
-    *("pyclipper", "skimage", "albumentations", "lmdb", "rapidfuzz", "requests"),
-)
+SERVER = Path(__file__).parents[1] / "tool_server.py"
 
 
 class Child:
-    """A forked process; its standard output and error are in ``log``."""
+    """A process that runs a script; its output is in ``log`` and ``log.err``."""
 
-    def __init__(self, nursery: Nursery, pid: int, log: Path) -> None:
-        self._nursery, self.pid, self.log = nursery, pid, log
-        self._status: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
-        if self._status is None:
-            self._status = self._nursery.ask({"poll": self.pid})
-        return self._status
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-            while self.poll() is None:
-                pass
+    def __init__(self, server: subprocess.Popen[str], pid: int, log: Path) -> None:
+        self._server, self.pid, self._log = server, pid, log
+        self._code: int | None = None
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code, or None where it still runs after so many seconds."""
-        status: int | None = self._nursery.ask({"wait": self.pid, "seconds": seconds})
-        self._status = status
-        return status
+        """Its exit code, negative for a signal; None where it still runs after so many seconds."""
+        assert self._server.stdout is not None
+        if self._code is None and select.select([self._server.stdout], [], [], seconds)[0]:
+            self._code = int(self._server.stdout.readline())
+        return self._code
+
+    def kill(self) -> None:
+        """End it as a power cut would, if it has not ended."""
+        if self.wait(0) is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            assert self.wait(60) is not None
 
     def output(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        files = (self._log, Path(f"{self._log}.err"))
+        return "".join(
+            file.read_text(encoding="utf-8", errors="replace") for file in files if file.exists()
+        )
 
 
 class Nursery:
-    """``with Nursery(modules) as nursery: child = nursery.start(script, arguments, log)``."""
+    """Starts processes; as many at a time as are asked for. :meth:`close` it."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._modules = modules
-
-    def __enter__(self) -> Nursery:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *self._modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return self
-
-    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+    def __init__(self) -> None:
+        self._servers: list[subprocess.Popen[str]] = []
+        self._children: list[Child] = []
 
     def start(
         self,
@@ -84,82 +55,42 @@ class Nursery:
         log: Path,
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Run a script in a new child, as ``python script arguments`` would."""
+        """Run ``python script arguments``."""
+        for file in (log, Path(f"{log}.err")):
+            file.unlink(missing_ok=True)
+        server = self._free_server()
+        assert server.stdin is not None and server.stdout is not None
+        inherited = {key: value for key, value in os.environ.items() if key != "PPOCR_PRUNE"}
         request = {
-            "script": str(script),
-            "arguments": [str(argument) for argument in arguments],
-            "log": str(log),
-            "environment": dict(environment or {}),
+            "arguments": [str(script), *map(str, arguments)],
+            "cwd": os.getcwd(),
+            "env": {**inherited, **(environment or {})},
+            "stdout": str(log),
+            "stderr": f"{log}.err",
         }
-        return Child(self, self.ask(request), log)
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        child = Child(server, int(server.stdout.readline()), log)
+        self._children.append(child)
+        return child
 
-    def ask(self, request: object) -> int | None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer: int | None = json.loads(self._process.stdout.readline())
-        return answer
+    def close(self) -> None:
+        """End them all."""
+        for child in self._children:
+            child.kill()
+        for server in self._servers:
+            assert server.stdin is not None
+            server.stdin.close()
+            server.wait()
 
-
-def _serve() -> None:
-    """Imports, then answers one request a line."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for name in sys.argv[1:]:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "script" in request:
-            answer: int | None = _forked(request)
-        else:
-            pid = request.get("poll") or request["wait"]
-            answer = _ended(pid, request.get("seconds", 0.0))
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _ended(pid: int, seconds: float) -> int | None:
-    end = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= end:
-            return None
-        time.sleep(0.02)
-
-
-def _forked(request: dict[str, object]) -> int:
-    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    pid = os.fork()
-    if pid:
-        os.close(log)
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1), os.dup2(log, 2)
-        os.environ.update(request["environment"])  # type: ignore[call-overload]
-        script = str(request["script"])
-        sys.argv = [script, *request["arguments"]]  # type: ignore[misc]
-        sys.path[0] = os.path.dirname(os.path.realpath(script))
-        from ppocr_prune_plugin import _startup
-
-        _startup.activate()
-        runpy.run_path(script, run_name="__main__")
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        atexit._run_exitfuncs()
-        os._exit(code)
-    return 0
-
-
-if __name__ == "__main__":
-    _serve()
+    def _free_server(self) -> subprocess.Popen[str]:
+        self._children = [child for child in self._children if child.wait(0) is None]
+        busy = [child._server for child in self._children]
+        for server in self._servers:
+            if server not in busy:
+                return server
+        server = subprocess.Popen(
+            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._servers.append(server)
+        return server

@@ -18,6 +18,7 @@ from paddle import nn
 
 from ppocr_prune_plugin import arrays, surgery
 from ppocr_prune_plugin.checkpoint import infer_kept_channels, read_shapes
+from ppocr_prune_plugin.documents import signed
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.latency.table import LatencyTable, open_table
 from ppocr_prune_plugin.network import inspect, plan_of
@@ -56,6 +57,7 @@ class Files:
                  for g in self.graph.groups]  # fmt: skip
         self.plan = plan_of(self.network, "fpgm", items)
         self.plan.save(folder / "plan.prune.json")
+        self.pruned = surgery.shapes_after(self.graph, self.plan.kept_channels())
 
         file, _ = open_sensitivity(folder / "sen.pickle", self.belongs, self.graph.groups, names)
         file.baseline, file.spread = 0.9, (0.85, 0.95)
@@ -94,16 +96,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def read_plan(files: Files, path: Path) -> Any:
     plan = load_plan(path)
-    # What a tool does with it: rebuild a network, or prune one.
-    surgery.kept_masks(files.graph, [item for item in plan.groups if item.kept is not None])
-    for structure in plan.structures.values():
-        model = small_model()
-        found = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-        for name, axes in structure.axes.items():
-            for axis, (_, after) in axes.items():
-                if name in found and axis < len(found[name]):
-                    found[name][axis] = after
-        rebuild(model, structure, {name: tuple(shape) for name, shape in found.items()})
+    # What a tool does with it: rebuild a network for the weights beside it, which are whole.
+    try:
+        surgery.kept_masks(files.graph, [item for item in plan.groups if item.kept is not None])
+        for structure in plan.structures.values():
+            model = small_model()
+            if rebuild(model, structure, files.pruned) == {}:  # other misfits are warned of
+                model(paddle.ones([1, 3, 8, 8]))
+    except PruneError as error:
+        raise PruneError(f"{path}: {error}") from error
     return plan
 
 
@@ -187,6 +188,19 @@ def test_damaged_copies(files: Files, campaign: Campaign, tmp_path: Path, name: 
             if damaged != whole and way is not edited and name not in UNSIGNED:
                 assert found == expected, f"{way.__name__}: read as something else"
     assert refused > 0.5 * number
+
+
+@pytest.mark.parametrize("multipliers", [{}, {"4.weight": 2}, {"4.weight": 8}, {"0.weight": 2}])
+def test_a_plan_that_knows_other_depthwise_convolutions(
+    files: Files, tmp_path: Path, multipliers: dict[str, int]
+) -> None:
+    content = json.loads((files.folder / "plan.prune.json").read_text())
+    assert content["structures"][""]["multipliers"] == {"4.weight": 1}
+    content["structures"][""]["multipliers"] = {"4.weight": 1} | multipliers if multipliers else {}
+    path = tmp_path / "plan.prune.json"
+    path.write_text(json.dumps(signed(content)))
+    with pytest.raises(PruneError, match="filters for each input channel here"):
+        read_plan(files, path)
 
 
 def test_a_pickle_without_its_json(files: Files, tmp_path: Path) -> None:

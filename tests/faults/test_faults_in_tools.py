@@ -12,7 +12,7 @@ import pytest
 import yaml
 from damage import BYTES, edited
 from fixtures_faults import Campaign
-from nursery import FOR_TOOLS, Child, Nursery
+from nursery import Child, Nursery
 from test_full_disk import needs_mount, on_own_disk
 from test_malformed_sections import sections
 
@@ -23,8 +23,9 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    with Nursery(FOR_TOOLS) as nursery:
-        yield nursery
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 class Tool:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_faults import LONG, Campaign
-from nursery import FOR_TOOLS, Child, Nursery
+from fixtures_faults import Campaign
+from nursery import Child, Nursery
 
 from ppocr_prune_plugin.files import TEMPORARY
 from ppocr_prune_plugin.plan import load_plan
@@ -88,8 +88,9 @@ print("complete", flush=True)
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    with Nursery(FOR_TOOLS if LONG else ["paddle"]) as nursery:
-        yield nursery
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 def script(folder: Path, text: str) -> Path:
@@ -101,7 +102,7 @@ def script(folder: Path, text: str) -> Path:
 def await_line(child: Child, line: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while line not in child.output():
-        assert child.poll() is None and time.monotonic() < end, child.output()[-2000:]
+        assert child.wait(0) is None and time.monotonic() < end, child.output()[-2000:]
         time.sleep(0.01)
 
 
@@ -245,7 +246,7 @@ def test_a_training_that_is_killed_again_and_again(
         processes = training.start(folder, ranks)
         victim = processes[int(campaign.random.integers(ranks))]
         victim.wait(float(campaign.random.uniform(0.05, 1)) * took)
-        finished = victim.poll() is not None
+        finished = victim.wait(0) is not None
         victim.kill()
         kills += not finished
         for rank, process in enumerate(processes):
@@ -261,7 +262,7 @@ def test_a_training_that_is_killed_again_and_again(
         }
         if finished:
             for process in processes:
-                assert process.poll() == 0, process.output()[-3000:]
+                assert process.wait(0) == 0, process.output()[-3000:]
             assert load_plan(folder / "prune" / "plan.prune.json").groups == plan.groups
             names = [path.name for path in folder.rglob("*")]
             assert not [name for name in names if "tmp" in name or "spilled" in name]
