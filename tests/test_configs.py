@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from small_configs import shrink
 
+from demo.configs import write_config
 from demo.published import NAMES, SOURCES
 from ppocr_prune_plugin.hooks.adapters.sub_models import check_models
 from ppocr_prune_plugin.hooks.adapters.tree import build_from_config
@@ -159,9 +161,12 @@ def test_train_py_prunes_by_the_config_and_trains(
     run_tool: Callable[..., CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    """Pruning without an analysis, one training step and one evaluation."""
+    """Pruning without an analysis, one training step and one evaluation, on smaller images."""
     needed_tree(path, tree)
     training_data(path, tmp_path, rendered, lines)
+    small = load(path)
+    shrink(small)
+    config = write_config(small, tmp_path / path.name)
     options = [
         *overrides(path, tree),
         "Global.pretrained_model=null",
@@ -175,7 +180,7 @@ def test_train_py_prunes_by_the_config_and_trains(
         "Prune.ratio=0.3",
         "Prune.bn_batches=1",
     ]
-    done = run_tool([tree / "tools" / "train.py", "-c", path, "-o", *options], cwd=tmp_path)
+    done = run_tool([tree / "tools" / "train.py", "-c", config, "-o", *options], cwd=tmp_path)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-2000:]
     loss = re.search(r"global_step: 1, .*?loss: ([\d.]+)", output)

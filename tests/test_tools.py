@@ -27,6 +27,8 @@ from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 SHARE = 0.4
 # FLOPs that uniform pruning may remove less of, so that its task is no harder.
 EASIER = 0.03
+# Two epochs of two steps, and an evaluation after them.
+FEW_STEPS = ("Global.epoch_num=2", "Train.dataset.ratio_list=[0.5]", "Global.eval_batch_step=[0,4]")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """40% of the FLOPs removed by sensitivity, then fine-tuned for a few steps."""
+    """40% of the FLOPs removed by sensitivity, then fine-tuned for a few steps, by a tool that was
+    started from nothing."""
     folder = tmp_path_factory.mktemp("pruned")
     return Run(
         folder,
@@ -65,9 +68,10 @@ def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
             folder,
             f"Global.pretrained_model={tools.weights}",
             f"Prune.pruned_flops={SHARE}",
-            "Prune.sensitivity.ratios=[0.2,0.4,0.6]",
-            "Global.epoch_num=2",
+            "Prune.sensitivity.ratios=[0.3,0.6]",
             "Global.save_epoch_step=1",
+            *FEW_STEPS,
+            fresh=True,
         ),
     )
 
@@ -98,7 +102,7 @@ def test_pruning_by_sensitivity_beats_uniform_random_pruning(
             f"Prune.ratio={uniform_ratio(ours.flops.pruned)}",
             "Prune.criterion=random",
             "Prune.round_to=1",
-            "Global.epoch_num=2",
+            *FEW_STEPS,
         ),
     )
     theirs = load_plan(tmp_path / "latest.prune.json")
@@ -156,7 +160,7 @@ def test_eval_rebuilds_from_a_copied_pdparams_alone(
     tools: Tools, pruned: Run, tmp_path: Path
 ) -> None:
     shutil.copy(pruned.folder / "best_accuracy.pdparams", tmp_path)
-    done = tools("eval", f"Global.checkpoints={tmp_path / 'best_accuracy'}")
+    done = tools("eval", f"Global.checkpoints={tmp_path / 'best_accuracy'}", fresh=True)
     assert hmean(done) == pytest.approx(pruned.best, abs=1e-6)
     assert "not matched" not in output(done)
     assert "structure worked out from best_accuracy.pdparams" in output(done)
@@ -197,7 +201,8 @@ def test_training_resumes_without_pruning_again(tools: Tools, pruned: Run, tmp_p
 
 def test_export_and_inference(tools: Tools, pruned: Run, rendered: Path, tmp_path: Path) -> None:
     best = f"Global.pretrained_model={pruned.folder / 'best_accuracy'}"
-    done = tools("export_model", best, f"Global.save_inference_dir={tmp_path / 'inference'}")
+    folder = f"Global.save_inference_dir={tmp_path / 'inference'}"
+    done = tools("export_model", best, folder, fresh=True)
     assert done.returncode == 0, output(done)
     assert "the exported model agrees with the trained one" in output(done)
     assert (tmp_path / "inference" / "inference.pdiparams").stat().st_size > 0
@@ -240,9 +245,13 @@ def test_an_unpruned_checkpoint_stays_with_paddleocr(tools: Tools, tmp_path: Pat
 
 
 def test_without_a_section_weights_are_byte_identical(tools: Tools, tmp_path: Path) -> None:
-    """Same seed, with the plugin active and switched off."""
-    options = [f"Global.pretrained_model={tools.weights}", "Global.eval_batch_step=[0,1000]"]
-    tools.train(tmp_path / "on", *options)
+    """Same seed, with the plugin active, in a tool started from nothing, and switched off."""
+    options = [
+        f"Global.pretrained_model={tools.weights}",
+        "Global.eval_batch_step=[0,1000]",
+        "Train.dataset.ratio_list=[0.5]",
+    ]
+    tools.train(tmp_path / "on", *options, fresh=True)
     tools.train(tmp_path / "off", *options, env={"PPOCR_PRUNE": "0"})
     for name in ("latest.pdparams", "latest.pdopt", "latest.states"):
         assert (tmp_path / "on" / name).read_bytes() == (tmp_path / "off" / name).read_bytes()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from architectures import DETECTORS, RECOGNISERS
 from fixtures_lines import rec_config
-from newest_configs import newest, small
+from small_configs import newest, small
 from tool_chain import STAGES, Chain, Model
 from tool_processes import RunTool
 from training import Tools
