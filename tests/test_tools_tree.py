@@ -78,6 +78,8 @@ def _distillation(get: Callable[[str], Path], tree: Path, folder: Path) -> tuple
     one = {**config["Architecture"], "pretrained": str(weights)}
     if not weights.with_name(weights.name + ".pdparams").exists():
         one["pretrained"] = None
+    # Older trees give PostProcess all of Global's keys, and these networks have a model_name there.
+    config["Global"].pop("model_name", None)
     db = {key: value for key, value in config["Loss"].items() if key != "name"}
     config |= {
         "Architecture": {
