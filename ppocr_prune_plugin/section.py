@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+from .engines import known
 from .errors import PruneError, did_you_mean, quoted
 from .files import is_possible
 
@@ -51,13 +52,15 @@ class SensitivityOptions:
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """How latency is measured: with Paddle Inference on this machine's CPU.
+    """How latency is measured: with an engine on this machine's CPU.
 
-    ``threads`` are threads of the CPU, ``onednn`` whether oneDNN is used; ``batch`` is the number
-    of images per run and ``shape`` their ``(channels, height, width)`` (None: the size that
-    FLOPs are counted at).
+    ``engine`` names it (None: the first that is installed of openvino, onnxruntime and paddle),
+    ``threads`` are threads of the CPU, ``onednn`` whether Paddle Inference uses oneDNN; ``batch``
+    is the number of images per run and ``shape`` their ``(channels, height, width)`` (None: the
+    size that FLOPs are counted at).
     """
 
+    engine: str | None = None
     threads: int = 1
     onednn: bool = True
     batch: int = 1
@@ -293,6 +296,13 @@ class _Checker:
             f" found {_show(value)}{did_you_mean(value, known)}.",
         )
 
+    def engine(self, key: str, value: object) -> str:
+        """A name as such; whether it is installed shows when it is used."""
+        if isinstance(value, str) and value in known():
+            return value
+        hint = did_you_mean(value, known()) if isinstance(value, str) else ""
+        raise self.fail(key, f"must be one of {', '.join(known())}, found {_show(value)}{hint}.")
+
     def path(self, key: str, value: object) -> str:
         if isinstance(value, str) and value.strip() and is_possible(value):
             return value
@@ -402,6 +412,7 @@ _SENSITIVITY_CHECKS = {
     "exact": _Checker.boolean,
 }
 _LATENCY_CHECKS = {
+    "engine": _Checker.engine,
     "threads": _Checker.positive,
     "onednn": _Checker.boolean,
     "batch": _Checker.positive,

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from .versions import reads_wide_tags, retag
 Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-4  # of the spread of each output
+OPSET = 13  # of operators, unless another is asked for
 _SECONDS = 600
-_NEEDED = {"paddle2onnx": "paddle2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+_NEEDED = ("paddle2onnx", "onnx", "onnxruntime")
 # Paddle2ONNX ends a process on what it cannot convert, so that it gets one of its own.
 _CONVERT = (
     "import sys, paddle2onnx; paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], "
@@ -62,15 +63,10 @@ def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, i
     prefix = find_model(folder)
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-onnx-") as temporary:
         work = Path(temporary)
-        source = prefix
-        if Path(f"{prefix}.json").is_file():
-            program = load_program(prefix)
-            if retag(program, wide=False):
-                source = work / "model"
-                program.save(source)
+        source = convertible(prefix, work / "model")
         readable = prefix if reads_wide_tags(paddle.__version__) else source
         written = work / "model.onnx"
-        _run_converter(source, written, opset)
+        run_converter(source, written, opset)
         characters = _add_metadata(written, folder)
         difference, shapes = _compare(readable, written, sizes)
         if not difference <= TOLERANCE:
@@ -84,12 +80,32 @@ def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, i
     return Converted(difference, shapes, characters)
 
 
+def convertible(prefix: Path, copy: Path) -> Path:
+    """An exported model as ``paddle2onnx`` reads it: itself, or a copy that is mended."""
+    if not Path(f"{prefix}.json").is_file():
+        return prefix
+    program = load_program(prefix)
+    if not retag(program, wide=False):
+        return prefix
+    program.save(copy)
+    return copy
+
+
 def require_packages() -> None:
     """Raise :class:`PruneError` that says how to install what is missing."""
-    missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    _require("converting to ONNX", _NEEDED)
+
+
+def require_converter(what: str) -> None:
+    """The same of what is needed to convert alone, for something that needs that."""
+    _require(what, ("paddle2onnx", "onnx"))
+
+
+def _require(what: str, packages: Iterable[str]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise PruneError(
-            f"converting to ONNX needs packages that are not installed: {', '.join(missing)}. "
+            f"{what} needs packages that are not installed: {', '.join(missing)}. "
             'pip install "ppocr-prune-plugin[onnx]"'
         )
 
@@ -100,7 +116,9 @@ def find_model(folder: Path) -> Path:
     Raises:
         PruneError: there is none.
     """
-    candidates = [folder / "inference", folder / "model", folder.with_suffix("")]
+    candidates = [folder / "inference", folder / "model"]
+    if folder.name:
+        candidates.append(folder.with_suffix(""))
     for prefix in candidates:
         for suffix in (".json", ".pdmodel"):
             if Path(f"{prefix}{suffix}").is_file() and Path(f"{prefix}.pdiparams").is_file():
@@ -111,7 +129,12 @@ def find_model(folder: Path) -> Path:
     )
 
 
-def _run_converter(prefix: Path, target: Path, opset: int) -> None:
+def run_converter(prefix: Path, target: Path, opset: int) -> None:
+    """Convert a model that is :func:`convertible`, without comparing.
+
+    Raises:
+        PruneError: it cannot be converted.
+    """
     program = next(p for s in (".json", ".pdmodel") if (p := Path(f"{prefix}{s}")).is_file())
     command = [sys.executable, "-c", _CONVERT, str(program), f"{prefix}.pdiparams"]
     environment = {**os.environ, "PPOCR_PRUNE": "0"}
