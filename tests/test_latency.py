@@ -38,7 +38,6 @@ from ppocr_prune_plugin.report.data import load_report
 from ppocr_prune_plugin.section import LatencyOptions
 
 LOGGER = logging.getLogger("test")
-NETWORKS = 12
 
 
 class Small(nn.Layer):
@@ -72,7 +71,7 @@ def measured(path: Path, options: LatencyOptions | None = None) -> NetworkLatenc
     network = inspect(Small(), SMALL_INPUTS)
     few = {group.name: narrowest(group.size, 0.8, 8) for group in network.graph.groups}
     options = options or LatencyOptions(engine="onnxruntime")
-    return NetworkLatency(network, options, few, path, LOGGER, networks=NETWORKS)
+    return NetworkLatency(network, options, few, path, LOGGER)
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ from .fit import fit
 from .table import open_table
 from .timer import Timer
 
-# Networks that are timed for the table.
-_NETWORKS = 20
+# Networks that are timed for the table, by the number of groups whose widths may change.
+_LEAST, _MOST = 6, 20
 # The runs of one network differ by so much on an idle machine; beyond it they are taken again, so
 # often, and the quietest ones count.
 _QUIET, _AGAIN = 0.12, 3
@@ -57,7 +57,6 @@ class NetworkLatency:
         path: Path,
         logger: logging.Logger,
         round_to: int = 8,
-        networks: int = _NETWORKS,
     ) -> None:
         """Measure what the table at ``path`` has not yet.
 
@@ -68,7 +67,6 @@ class NetworkLatency:
             path: of the table.
             logger: told what is done.
             round_to: what widths are multiples of.
-            networks: how many pruned networks are timed.
 
         Raises:
             PruneError: the engine is not installed, or the network can be neither exported nor run.
@@ -86,7 +84,8 @@ class NetworkLatency:
                 logger.warning(f"prune: {path} is measured anew: {problem}")
             self._unpruned: Path | None = None
             self._measured: list[dict[str, int]] = []
-            self._measure(list(_designs(self._sizes, narrowest, round_to, networks)))
+            count = min(max(len(narrowest), _LEAST), _MOST)
+            self._measure(list(_designs(self._sizes, narrowest, round_to, count)))
         except BaseException:
             self.close()
             raise
