@@ -44,12 +44,7 @@ class BatchNormRecalibration:
     def __init__(self, model: paddle.nn.Layer, batches: Sequence[Callable[[], object]]) -> None:
         self._model = model
         self._batches = batches
-        self._norms = {
-            name: layer
-            for name, layer in model.named_sublayers()
-            if isinstance(getattr(layer, _MEAN, None), paddle.Tensor)
-            and isinstance(getattr(layer, _VARIANCE, None), paddle.Tensor)
-        }
+        self._norms = _norms_of(model)
         self._trained = self._read()
         self._before = self._measure() if batches and self._norms else {}
 
@@ -117,3 +112,30 @@ class BatchNormRecalibration:
             self.put(own)
             for layer, mode in modes:
                 layer.training = mode
+
+
+def freeze(model: paddle.nn.Layer) -> int:
+    """Let batch norms keep their running statistics, and normalise by them, whenever the model is
+    trained from now on; scale and shift go on learning. Returns how many there are.
+
+    ``model.train()`` sets the mode of every layer anew, in every step: a layer takes it back just
+    before it runs.
+    """
+    norms = _norms_of(model)
+    for layer in norms.values():
+        layer.register_forward_pre_hook(_keep_statistics)
+    return len(norms)
+
+
+def _norms_of(model: paddle.nn.Layer) -> dict[str, Any]:
+    """Layers that keep running statistics, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_sublayers()
+        if isinstance(getattr(layer, _MEAN, None), paddle.Tensor)
+        and isinstance(getattr(layer, _VARIANCE, None), paddle.Tensor)
+    }
+
+
+def _keep_statistics(layer: paddle.nn.Layer, inputs: object) -> None:
+    layer.training = False

@@ -190,7 +190,10 @@ def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:
 
     criteria = dict.fromkeys(plan.criterion for plan in plans.values())
     structures = {name: plan.structures[""] for name, plan in plans.items()}
-    return PruningPlan(", ".join(criteria), groups, total("flops"), total("params"), structures)
+    unpruned = {name: plan.unpruned[""] for name, plan in plans.items() if plan.unpruned}
+    return PruningPlan(
+        ", ".join(criteria), groups, total("flops"), total("params"), structures, unpruned
+    )
 
 
 def own_groups(plan: PruningPlan, name: str) -> list[GroupPlan]:
@@ -207,7 +210,10 @@ def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
     """The plan of one network of a whole model's; raises KeyError where it has none."""
     structure = plan.structures[name]
     groups = tuple(own_groups(plan, name))
-    return PruningPlan(plan.criterion, groups, structure.flops, structure.params, {"": structure})
+    unpruned = {"": plan.unpruned[name]} if name in plan.unpruned else {}
+    return PruningPlan(
+        plan.criterion, groups, structure.flops, structure.params, {"": structure}, unpruned
+    )
 
 
 def arguments_of(part: SubModel, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

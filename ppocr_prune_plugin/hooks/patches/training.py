@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,8 +28,10 @@ from ..adapters.networks import Networks
 from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
+from ..adapters.unpruned import weights_file
 from ..release import release_of
 from . import config as config_hook
+from .fine_tuning import FineTuning
 from .weights import remember_sub_models
 
 PLAN_FILE = "plan.prune.json"
@@ -67,7 +69,7 @@ def _wrap_train(original: Any, module: ModuleType) -> Any:
     return train
 
 
-def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, Any]) -> bool:
+def _prune(module: ModuleType, section: PruneSection, arguments: MutableMapping[str, Any]) -> bool:
     """Prune the model that is about to be trained; False where training should not begin."""
     config, model, logger = arguments["config"], arguments["model"], arguments["logger"]
     settings = config["Global"]
@@ -75,6 +77,8 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     plan = plan_of(model)
     if plan is not None and settings.get("checkpoints"):
         logger.info("prune: resuming a pruned model; it is not pruned again")
+        if not section.dry_run:
+            _resume(section, arguments)
         return not section.dry_run
     found = families(config, inner(model), section, source)
     chosen = [part for family in found for part in family.members]
@@ -90,9 +94,13 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             f"{' and '.join(family.members[0].name for family in found)} differ and are measured "
             "one by one. Leave the key away: each gets a folder of its own."
         )
+    tuning = FineTuning(section, arguments, chosen)
+    networks = Networks()
     folder = Path(settings["save_model_dir"]) / "prune"
     with full_precision(inner(model)), dynamic_forward(inner(model), config, logger):
-        plans, masks = _prune_families(module, found, arguments, folder)
+        tuning.keep_unpruned(networks)
+        tuning.look()
+        plans, masks = _prune_families(module, found, arguments, folder, networks)
     whole = combined(plans)
     assert whole is not None
     if len(chosen) > 1 or chosen[0].name:
@@ -111,16 +119,30 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
     indicator = arguments["eval_class"].main_indicator
     if indicator in best:
         best[indicator] = 0
+    tuning.begin(plans)
     return True
 
 
+def _resume(section: PruneSection, arguments: MutableMapping[str, Any]) -> None:
+    """Go on with the training of a pruned model as it was begun."""
+    config, model = arguments["config"], arguments["model"]
+    parts = sub_models_of(config, model)
+    plans = {part.name: plan for part in parts if (plan := plan_of(part.model)) is not None}
+    tuning = FineTuning(section, arguments, [part for part in parts if part.name in plans])
+    tuning.find_unpruned(plans)
+    tuning.begin(plans)
+
+
 def _prune_families(
-    module: ModuleType, found: Sequence[Family], arguments: Mapping[str, Any], folder: Path
+    module: ModuleType,
+    found: Sequence[Family],
+    arguments: Mapping[str, Any],
+    folder: Path,
+    networks: Networks,
 ) -> tuple[dict[str, PruningPlan], surgery.Masks]:
     """Prune every network of every family: plans by name, and what stays of the whole model."""
     plans: dict[str, PruningPlan] = {}
     masks: surgery.Masks = {}
-    networks = Networks()
     for family in found:
         widths: Mapping[str, int] | None = None
         for part in family.members:
@@ -167,7 +189,10 @@ def _prune_part(
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
-            found |= {f"Prune.recovery.{k}": str(v) for k, v in vars(section.recovery).items()}
+            found |= {
+                f"Prune.recovery.{key}": str(getattr(section.recovery, key))
+                for key in ("compensate", "images")
+            }
             if looks:
                 seen = calibration_batches(whole, _for_gradients(section), batches_folder, ranks)
                 found.update(gradient_settings(whole["config"], seen))
@@ -193,6 +218,7 @@ def _prune_part(
             settings,
             ranks,
             widths,
+            weights_file(part.model),
         ).run()
     finally:
         ranks.close()
