@@ -151,7 +151,7 @@ def test_features_of_the_kept_channels_are_compared() -> None:
     model = detector()
     network, groups = cut(model, backbone_0=[1, 2, 5, 7])
     teacher = Teacher(network, groups, True)
-    assert [(p.part, p.kept is None) for p in teacher.places] == [
+    assert [(p.layer, p.kept is None) for p in teacher.places] == [
         ("backbone", False),
         ("neck", True),
     ]

@@ -30,42 +30,56 @@ _MOST = 6
 
 @dataclass(frozen=True)
 class Place:
-    """One value that a part of a network hands on: output ``index`` of the child ``part``, with
-    the channels along ``axis``; ``kept`` are those that the pruned network still has (None:
-    all)."""
+    """One value between the parts of a network, with the channels along ``axis``.
 
-    part: str
-    index: int
+    It is output ``index`` of the layer, or its input (None); ``kept`` are the channels that the
+    pruned network still has (None: all).
+    """
+
+    layer: str
+    index: int | None
     axis: int
     kept: tuple[int, ...] | None
 
+    def __str__(self) -> str:
+        return f"the input of {self.layer}" if self.index is None else f"{self.layer}[{self.index}]"
+
 
 class Caught:
-    """What the parts of a network give at some places in the last run; of a network that is trained
-    in the last run in which it was training."""
+    """What passes the places of a network in the last run; of a network that is trained in the last
+    run in which it was training."""
 
     def __init__(
         self, model: paddle.nn.Layer, places: Sequence[Place], trains: bool = True
     ) -> None:
         self._places, self._trains = places, trains
         self._found: dict[Place, paddle.Tensor] = {}
-        for name, part in model.named_children():
-            own = [place for place in places if place.part == name]
-            if own:
-                part.register_forward_post_hook(self._hook(own))
+        layers = dict(model.named_sublayers())
+        for place in places:
+            if place.index is None:
+                layers[place.layer].register_forward_pre_hook(self._input(place))
+            else:
+                layers[place.layer].register_forward_post_hook(self._output(place, place.index))
 
     def take(self) -> list[paddle.Tensor]:
-        """The values in the order of the places, which are then forgotten; fewer where a part was
+        """The values in the order of the places, which are then forgotten; fewer where a layer was
         not run."""
         found = [self._found[place] for place in self._places if place in self._found]
         self._found = {}
         return found
 
-    def _hook(self, places: Sequence[Place]) -> Callable[..., None]:
+    # Functions, which copies of the model share: a tensor of a graph cannot be copied.
+    def _input(self, place: Place) -> Callable[..., None]:
+        def hook(layer: paddle.nn.Layer, inputs: Any) -> None:
+            if layer.training or not self._trains:
+                self._found[place] = inputs[0]
+
+        return hook
+
+    def _output(self, place: Place, index: int) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any, outputs: Any) -> None:
             if layer.training or not self._trains:
-                given = _flat(outputs)
-                self._found.update({place: given[place.index] for place in places})
+                self._found[place] = _flat(outputs)[index]
 
         return hook
 
@@ -108,7 +122,7 @@ def _frozen(network: Network, groups: Sequence[GroupPlan]) -> tuple[paddle.nn.La
     the places where its features can be compared."""
     inputs = as_tensors(random_inputs(network.training_inputs))
     model = _frozen_as_it_trains(network.model)
-    with _watched(network, groups) as places:
+    with _watched(network, groups) as found:
         whole = _flat(model(*inputs))
     if reparameterises(model):
         fused = _frozen_as_it_trains(in_inference_mode(model))
@@ -117,7 +131,8 @@ def _frozen(network: Network, groups: Sequence[GroupPlan]) -> tuple[paddle.nn.La
         except Exception:  # whatever the model's code raises without what rep() has removed
             same = False
         model = fused if same else model
-    return model, list(places.values())[-_MOST:]
+    layers = {name for name, _ in model.named_sublayers()}
+    return model, [place for place in found if place.layer in layers][-_MOST:]
 
 
 def _frozen_as_it_trains(model: paddle.nn.Layer) -> paddle.nn.Layer:
@@ -138,16 +153,19 @@ def _chooses_a_form(layer: paddle.nn.Layer) -> bool:
 
 
 @contextmanager
-def _watched(
-    network: Network, groups: Sequence[GroupPlan]
-) -> Iterator[dict[tuple[str, int], Place]]:
-    """While the model is run inside, the places are found where a later part reads an earlier
-    part's output as it is, by a layer whose channels the graph knows."""
+def _watched(network: Network, groups: Sequence[GroupPlan]) -> Iterator[list[Place]]:
+    """While the model is run inside, places are found, in its order.
+
+    They are what a part puts out and a later part reads as it is, by a layer whose channels the
+    graph knows, and where a part reads nothing so, what the first such layer in it reads.
+    """
     model, graph = network.model, network.graph
     masks = kept_masks(graph, groups)
-    children = dict(model.named_children())
     given: list[tuple[str, int, paddle.Tensor]] = []
     found: dict[tuple[str, int], Place] = {}
+    first: dict[str, Place] = {}
+    served: set[str] = set()
+    places: list[Place] = []
 
     def give(part: str) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any, outputs: Any) -> None:
@@ -156,18 +174,23 @@ def _watched(
         return hook
 
     def read(name: str, weight: str, weight_axis: int, axis: int) -> Callable[..., None]:
+        mask = masks.get(weight, {}).get(weight_axis)
+        kept = None if mask is None else tuple(np.flatnonzero(mask).tolist())
+        own = name.partition(".")[0]
+
         def hook(layer: paddle.nn.Layer, inputs: Any) -> None:
+            if not given:
+                return  # in the first part
+            first.setdefault(own, Place(name, None, axis, kept))
             for part, index, value in given:
-                new = not name.startswith(f"{part}.") and (part, index) not in found
-                if new and _equal(value, inputs[0]):
-                    mask = masks.get(weight, {}).get(weight_axis)
-                    kept = None if mask is None else tuple(np.flatnonzero(mask).tolist())
-                    found[part, index] = Place(part, index, axis, kept)
+                if part != own and _equal(value, inputs[0]):
+                    served.add(own)
+                    found.setdefault((part, index), Place(part, index, axis, kept))
 
         return hook
 
     layers = dict(model.named_sublayers())
-    hooks = [part.register_forward_post_hook(give(name)) for name, part in children.items()]
+    hooks = [part.register_forward_post_hook(give(name)) for name, part in model.named_children()]
     for weight, weight_axis in _read_axes(graph):
         name = weight.rpartition(".")[0]
         layer = layers.get(name)
@@ -175,10 +198,11 @@ def _watched(
             axis = 1 if isinstance(layer, paddle.nn.Conv2D) else -1
             hooks.append(layer.register_forward_pre_hook(read(name, weight, weight_axis, axis)))
     try:
-        yield found
+        yield places
     finally:
         for hook in hooks:
             hook.remove()
+    places += [*found.values(), *(place for own, place in first.items() if own not in served)]
 
 
 def _read_axes(graph: ChannelGraph) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ _DEFAULT = 0.4  # of MakeShrinkMap
 _GROWS_BY = 0.2  # over the epochs, where MakeShrinkMap has total_epoch
 _THRESHOLD = 0.3  # of a map, as PaddleOCR's post-process takes it by default
 _APART = 0.1  # ratios: the released models' steps are 0.2
-_LINES = 12  # fewer say nothing
+_LINES, _ENOUGH = 12, 100  # fewer say nothing; more say no more
 _SMALLEST = 10.0  # pixels of a line's height; below it a pixel more or less counts too much
 _RECTANGULAR = 0.8  # share of the rectangle around it that a line fills
 _AT_ONCE = 8  # images that run through the network together
@@ -79,28 +79,28 @@ def measured(model: paddle.nn.Layer, dataset: Any, images: int) -> tuple[float, 
     Args:
         model: the detector.
         dataset: its training set, as PaddleOCR builds it.
-        images: how many are looked at.
+        images: how many are looked at, at most.
     """
-    with _own_chance():
-        shown = _with_polygons(dataset, images)
     found: list[float] = []
-    with evaluating(model), paddle.no_grad():
-        for start in range(0, len(shown), _AT_ONCE):
-            some = shown[start : start + _AT_ONCE]
-            answers = model(paddle.to_tensor(np.stack([image for image, _ in some])))
+    with _own_chance(), evaluating(model), paddle.no_grad():
+        for start in range(0, images, _AT_ONCE):
+            shown = _with_polygons(dataset, range(start, start + _AT_ONCE))
+            answers = model(paddle.to_tensor(np.stack([image for image, _ in shown])))
             maps = answers.get("maps") if isinstance(answers, Mapping) else None
             if maps is None:
                 return None
-            for own, (_, polygons) in zip(maps[:, 0].astype("float32").numpy(), some, strict=True):
+            for own, (_, polygons) in zip(maps[:, 0].astype("float32").numpy(), shown, strict=True):
                 found += _ratios(own > _THRESHOLD, polygons)
+            if len(found) >= _ENOUGH:
+                break
     seen = [value for value in found if not np.isnan(value)]
     if len(seen) < max(_LINES, len(found) // 2):
         return None
     return float(np.median(seen)), len(seen)
 
 
-def _with_polygons(dataset: Any, images: int) -> list[tuple[Array, list[Array]]]:
-    """Training images ``[channels, height, width]`` with the polygons of the text in them
+def _with_polygons(dataset: Any, images: Iterable[int]) -> list[tuple[Array, list[Array]]]:
+    """Some training images ``[channels, height, width]`` with the polygons of the text in them
     ``[points, 2]``, without those that are to be ignored."""
     found: list[tuple[Array, list[Array]]] = []
 
@@ -113,8 +113,8 @@ def _with_polygons(dataset: Any, images: int) -> list[tuple[Array, list[Array]]]
     twin = copy.copy(dataset)
     makers = ("MakeShrinkMap", "MakeBorderMap", "KeepKeys")
     twin.ops = [op for op in dataset.ops if type(op).__name__ not in makers] + [collect]
-    for index in range(min(images, len(dataset))):
-        twin[index]
+    for index in images:  # beyond the last, other crops of the first
+        twin[index % len(dataset)]
     return found
 
 

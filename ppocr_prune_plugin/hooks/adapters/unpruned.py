@@ -70,7 +70,9 @@ def rebuilt(
     architecture = copy.deepcopy(dict(part.config["Architecture"]))
     architecture.pop("freeze_params", None)
     leave_weights_out(architecture)
-    model = build_model(architecture)
+    # Some heads name their parameters; Paddle refuses a name that the pruned network has.
+    with paddle.utils.unique_name.guard("unpruned_"):
+        model = build_model(architecture)
     network = networks.of(SubModel(part.name, model, part.config))
     _require_whole(path, part, network, shapes)
     prefix = _prefix(part, shapes)

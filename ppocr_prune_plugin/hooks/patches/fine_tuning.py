@@ -27,7 +27,7 @@ from ..adapters.unpruned import rebuilt, require_trained
 from . import config as config_hook
 
 # Images that a detector's shrink ratio is measured on.
-_LOOKED_AT = 24
+_LOOKED_AT = 64
 # Images of a training set up to which `freeze_bn: auto` freezes batch norms of compensated networks
 # (docs/recovery.md).
 _FEW_IMAGES = 10_000
@@ -160,7 +160,7 @@ class FineTuning:
             unlabelled,
             logger,
         )
-        places = [f"{p.part}[{p.index}]" for pupil in pupils for p in pupil.teacher.places]
+        places = [f"{pupil.part.prefix}{p}" for pupil in pupils for p in pupil.teacher.places]
         logger.info(
             f"prune: taught by the unpruned network, with weight {options.weight:g}"
             + (f", features compared at {', '.join(places)}" if places else "")
