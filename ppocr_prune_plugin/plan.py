@@ -15,7 +15,15 @@ from . import documents
 from .documents import Misfit, listed, mapping, maybe, number, record, row, text, whole
 from .structure import Change, PrunedStructure
 
-__all__ = ["Change", "GroupPlan", "PruningPlan", "WeightsFile", "load_plan", "plan_path"]
+__all__ = [
+    "Change",
+    "GroupPlan",
+    "Progress",
+    "PruningPlan",
+    "WeightsFile",
+    "load_plan",
+    "plan_path",
+]
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -58,13 +66,35 @@ class WeightsFile:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a schedule has come: ``step`` of ``steps`` is done, ``epochs`` are trained after
+    each, and the first step came before epoch ``first_epoch``."""
+
+    step: int
+    steps: int
+    epochs: int
+    first_epoch: int
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch before which the next step comes."""
+        return self.first_epoch + self.step * self.epochs
+
+    @property
+    def done(self) -> bool:
+        """Whether there is no further step."""
+        return self.step >= self.steps
+
+
+@dataclass(frozen=True)
 class PruningPlan:
     """What is kept of every group that loses something, and what that saves.
 
     ``structures`` holds the pruned structure of each network, by name: of each pruned sub-model of
     a distillation model, or of the one network under an empty name. ``flops`` and ``params`` are
     those of all of them together. ``unpruned`` names the weights of each network before it was
-    pruned, where they are known: of the teacher of a run that is resumed.
+    pruned, where they are known: of the teacher of a run that is resumed. ``progress`` is there
+    where a schedule prunes in steps.
     """
 
     criterion: str
@@ -73,6 +103,7 @@ class PruningPlan:
     params: Change
     structures: Mapping[str, PrunedStructure] = field(default_factory=dict)
     unpruned: Mapping[str, WeightsFile] = field(default_factory=dict)
+    progress: Progress | None = None
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -98,6 +129,8 @@ class PruningPlan:
         }
         if self.unpruned:
             content["unpruned"] = {name: vars(file) for name, file in self.unpruned.items()}
+        if self.progress is not None:
+            content["progress"] = vars(self.progress)
         return documents.signed(content)
 
     def save(self, path: Path) -> None:
@@ -131,7 +164,8 @@ def load_plan(path: Path) -> PruningPlan:
         name: PrunedStructure.from_dict(item) for name, item in content["structures"].items()
     }
     unpruned = {name: WeightsFile(**item) for name, item in content.get("unpruned", {}).items()}
-    return PruningPlan(content["criterion"], groups, flops, params, structures, unpruned)
+    progress = Progress(**content["progress"]) if "progress" in content else None
+    return PruningPlan(content["criterion"], groups, flops, params, structures, unpruned, progress)
 
 
 _MEND = (
@@ -179,7 +213,10 @@ _SCHEMA = record(
         "params": _CHANGE,
         "structures": mapping(_STRUCTURE),
     },
-    {"unpruned": mapping(record({"path": text, "checksum": text}))},
+    {
+        "unpruned": mapping(record({"path": text, "checksum": text})),
+        "progress": record(dict.fromkeys(("step", "steps", "epochs", "first_epoch"), whole(1))),
+    },
 )
 
 

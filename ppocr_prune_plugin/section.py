@@ -92,6 +92,15 @@ class RecoveryOptions:
 
 
 @dataclass(frozen=True)
+class ScheduleOptions:
+    """Pruning in ``steps`` cuts, with ``epochs`` of training after each but the last, which is
+    followed by all that are left."""
+
+    steps: int
+    epochs: int
+
+
+@dataclass(frozen=True)
 class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
@@ -115,6 +124,7 @@ class PruneSection:
     sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     recovery: RecoveryOptions = field(default_factory=RecoveryOptions)
+    schedule: ScheduleOptions | None = None
     dry_run: bool = False
     allow_untrained: bool = False
 
@@ -171,6 +181,12 @@ def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection
             "Prune.recovery.unlabelled",
             "needs the teacher: without labels there is no other loss. Set Prune.recovery.distill: "
             "true, or leave the key away.",
+        )
+    if parsed.schedule is not None and parsed.max_loss is not None:
+        raise check.fail(
+            "Prune.schedule",
+            "needs a target that counts what is removed, and max_loss is what a single cut may "
+            "cost. Keep one of ratio, pruned_flops, pruned_params and pruned_latency.",
         )
     if parsed.enable and prunes:
         check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
@@ -345,6 +361,21 @@ class _Checker:
         }
         return DistillOptions(**found)
 
+    def schedule(self, key: str, value: object) -> ScheduleOptions | None:
+        if value is False:
+            return None
+        example = "a section such as {steps: 3, epochs: 2}"
+        if not isinstance(value, Mapping):
+            raise self.fail(key, f"must be {example}, found {_show(value)}.")
+        inner = self.mapping(value, key, _names(ScheduleOptions))
+        for name in _names(ScheduleOptions):
+            if inner.get(name) is None:
+                raise self.fail(key, f"must be {example}, and has no {name}.")
+        return ScheduleOptions(
+            self.two_or_more(f"{key}.steps", inner["steps"]),
+            self.positive(f"{key}.epochs", inner["epochs"]),
+        )
+
     def weight(self, key: str, value: object) -> float:
         """Of a loss."""
         number = self.number(key, value, "a number above 0")
@@ -451,6 +482,7 @@ _SECTION_CHECKS = {
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,
     "bn_batches": _Checker.not_negative,
+    "schedule": _Checker.schedule,
     "dry_run": _Checker.boolean,
     "allow_untrained": _Checker.boolean,
 }

@@ -114,17 +114,16 @@ class BatchNormRecalibration:
                 layer.training = mode
 
 
-def freeze(model: paddle.nn.Layer) -> int:
+def freeze(model: paddle.nn.Layer) -> list[Any]:
     """Let batch norms keep their running statistics, and normalise by them, whenever the model is
-    trained from now on; scale and shift go on learning. Returns how many there are.
+    trained from now on; scale and shift go on learning. Returns the hooks that do it, one for
+    each.
 
     ``model.train()`` sets the mode of every layer anew, in every step: a layer takes it back just
     before it runs.
     """
-    norms = _norms_of(model)
-    for layer in norms.values():
-        layer.register_forward_pre_hook(_keep_statistics)
-    return len(norms)
+    norms = _norms_of(model).values()
+    return [layer.register_forward_pre_hook(_keep_statistics) for layer in norms]
 
 
 def _norms_of(model: paddle.nn.Layer) -> dict[str, Any]:

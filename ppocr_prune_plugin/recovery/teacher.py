@@ -47,7 +47,7 @@ class Place:
 
 class Caught:
     """What passes the places of a network in the last run; of a network that is trained in the last
-    run in which it was training."""
+    run in which it was training. ``hooks`` are what catches it."""
 
     def __init__(
         self, model: paddle.nn.Layer, places: Sequence[Place], trains: bool = True
@@ -55,11 +55,12 @@ class Caught:
         self._places, self._trains = places, trains
         self._found: dict[Place, paddle.Tensor] = {}
         layers = dict(model.named_sublayers())
-        for place in places:
-            if place.index is None:
-                layers[place.layer].register_forward_pre_hook(self._input(place))
-            else:
-                layers[place.layer].register_forward_post_hook(self._output(place, place.index))
+        self.hooks = [
+            layers[place.layer].register_forward_pre_hook(self._input(place))
+            if place.index is None
+            else layers[place.layer].register_forward_post_hook(self._output(place, place.index))
+            for place in places
+        ]
 
     def take(self) -> list[paddle.Tensor]:
         """The values in the order of the places, which are then forgotten; fewer where a layer was

@@ -191,8 +191,9 @@ def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:
     criteria = dict.fromkeys(plan.criterion for plan in plans.values())
     structures = {name: plan.structures[""] for name, plan in plans.items()}
     unpruned = {name: plan.unpruned[""] for name, plan in plans.items() if plan.unpruned}
+    progress = next(iter(plans.values())).progress
     return PruningPlan(
-        ", ".join(criteria), groups, total("flops"), total("params"), structures, unpruned
+        ", ".join(criteria), groups, total("flops"), total("params"), structures, unpruned, progress
     )
 
 
@@ -212,7 +213,13 @@ def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
     groups = tuple(own_groups(plan, name))
     unpruned = {"": plan.unpruned[name]} if name in plan.unpruned else {}
     return PruningPlan(
-        plan.criterion, groups, structure.flops, structure.params, {"": structure}, unpruned
+        plan.criterion,
+        groups,
+        structure.flops,
+        structure.params,
+        {"": structure},
+        unpruned,
+        plan.progress,
     )
 
 

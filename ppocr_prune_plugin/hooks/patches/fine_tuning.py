@@ -56,6 +56,8 @@ class FineTuning:
         self._unpruned: dict[str, Network] = {}
         options = section.recovery
         self._images = image_files(options.unlabelled, self._source)
+        self._loss = arguments["loss_class"]
+        self._hooks: list[Any] = []
         if options.distill is None:
             return
         for part in parts:
@@ -121,6 +123,13 @@ class FineTuning:
         self._freeze_norms()
         self._teach(plans)
 
+    def end(self) -> None:
+        """Undo :meth:`begin`: the networks are going to be pruned further."""
+        self._arguments["loss_class"] = self._loss
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
     def _freeze_norms(self) -> None:
         logger, recovery = self._arguments["logger"], self._section.recovery
         if recovery.freeze_bn is not None:
@@ -132,8 +141,9 @@ class FineTuning:
                 f"{'fewer' if images < _FEW_IMAGES else 'not fewer'} than {_FEW_IMAGES} training "
                 f"images after {'' if recovery.compensate else 'no '}compensation"
             )
-        count = sum(freeze(part.model) for part in self._parts) if chosen else 0
-        if count or not chosen:
+        for part in self._parts if chosen else ():
+            self._hooks += freeze(part.model)
+        if self._hooks or not chosen:
             keep = "keep their statistics" if chosen else "go on taking statistics"
             logger.info(f"prune: batch norms {keep} while training ({why})")
 
@@ -147,6 +157,7 @@ class FineTuning:
             groups = plans[part.name].groups
             teacher = Teacher(self._unpruned.pop(part.name), groups, options.features)
             pupils.append(Pupil(part, Caught(part.model, teacher.places), teacher))
+            self._hooks += pupils[-1].caught.hooks
         unlabelled = None
         if self._images:
             dataset = getattr(arguments["train_dataloader"], "dataset", None)
