@@ -105,10 +105,14 @@ def section_for(
     if section.pruned_latency is not None:
         return dataclasses.replace(section, pruned_latency=goal(section.pruned_latency, 1, steps))
     if section.pruned_flops is not None:
-        left = _left(section.pruned_flops, before and before.flops, step, steps)
+        left = _left(
+            section.pruned_flops, before.flops if before is not None else None, step, steps
+        )
         return dataclasses.replace(section, pruned_flops=left) if left is not None else None
     if section.pruned_params is not None:
-        left = _left(section.pruned_params, before and before.params, step, steps)
+        left = _left(
+            section.pruned_params, before.params if before is not None else None, step, steps
+        )
         return dataclasses.replace(section, pruned_params=left) if left is not None else None
     return section
 
