@@ -232,3 +232,78 @@ def test_random_weights_teach_nothing(cls_tools: Tools, tmp_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert "the weights of the model are from no file: random ones teach nothing" in output(refused)
+
+
+REDUCED = """
+import logging
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from contextlib import nullcontext
+from ppocr_prune_plugin.hooks.adapters import distilled_loss
+from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
+from ppocr_prune_plugin.network import inspect
+from ppocr_prune_plugin.recovery.teacher import Caught, Teacher
+
+dist.init_parallel_env()
+rank = dist.get_rank()
+distilled_loss.training_forward = lambda model, batch, config: model(batch[0])
+
+def network():
+    paddle.seed(0)
+    return paddle.nn.Sequential(
+        paddle.nn.Linear(4, 6), paddle.nn.BatchNorm1D(6), paddle.nn.Linear(6, 3)
+    )
+
+def images(step, of_rank, kind):
+    random = np.random.default_rng(100 * step + 10 * of_rank + kind)
+    return paddle.to_tensor(random.random([4, 4], "float32"))
+
+class Images:
+    def batch(self, like):
+        return images(step, self.rank, 1)
+
+model, more = network(), Images()
+parallel = paddle.DataParallel(model)
+teacher = Teacher(inspect(network(), [([2, 4], "float32")]), [], True)
+with paddle.no_grad():
+    for parameter in model.parameters():
+        parameter.set_value(0.5 * parameter)
+part = SubModel("", model, {"Architecture": {"Head": {"name": "ClsHead"}}})
+pupil = distilled_loss.Pupil(part, Caught(model, teacher.places), teacher)
+loss = distilled_loss.DistilledLoss(
+    lambda preds, batch: {"loss": preds.square().mean()}, [pupil], 2.0, nullcontext, more,
+    logging.getLogger(),
+)
+
+def gradients(run, of_rank):
+    more.rank = of_rank
+    model.train()
+    batch = [images(step, of_rank, 0)]
+    loss(run(batch[0]), batch)["loss"].backward()
+    found = {n: p.grad.numpy() for n, p in model.named_parameters() if not p.stop_gradient}
+    model.clear_gradients()
+    return found
+
+for step in range(2):
+    alone = [gradients(model, of_rank) for of_rank in (0, 1)]
+    for name, array in gradients(parallel, rank).items():
+        mean = sum(own[name] for own in alone) / 2
+        np.testing.assert_allclose(array, mean, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.abs(alone[0][name] - alone[1][name]).max() > 1e-4 or "0.bias" in name
+print("taught alike")
+"""
+
+
+def test_gradients_of_what_is_taught_are_reduced(run_tool: RunTool, tmp_path: Path) -> None:
+    """Images without labels run through the network beside ``DataParallel``: two ranks learn what
+    one would of both."""
+    (tmp_path / "reduced.py").write_text(REDUCED)
+    done = run_tool(
+        ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
+         "--log_dir", tmp_path / "logs", tmp_path / "reduced.py"],
+        timeout=120,
+    )  # fmt: skip
+    logs = [path.read_text(errors="replace") for path in (tmp_path / "logs").glob("workerlog.*")]
+    assert done.returncode == 0, "\n".join(log[-3000:] for log in logs)
+    assert sum("taught alike" in log for log in logs) == 2
