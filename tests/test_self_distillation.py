@@ -189,12 +189,15 @@ def test_a_detector_learns_from_images_without_labels(
     assert "this config trains towards 0.4" in log
     assert "Train.dataset.transforms.MakeShrinkMap.shrink_ratio: 0.6 (now 0.4)" in log
     assert "Optimizer.lr.learning_rate is 0.001, as for training from scratch" in log
-    refused = Tools(run_tool, tree, path, det_weights)(
-        "train", "Prune.ratio=0.3", f"Prune.recovery.unlabelled=[{tmp_path / 'none'}]",
-        "Prune.recovery.distill=true", f"Global.pretrained_model={det_weights}",
-    )  # fmt: skip
-    assert refused.returncode == 2
-    assert f"Prune.recovery.unlabelled: {tmp_path / 'none'} is no folder" in output(refused)
+    for option, message in (
+        (f"Prune.recovery.unlabelled=[{tmp_path / 'none'}]", f"{tmp_path / 'none'} is no folder"),
+        ("Global.to_static=true", "a compiled forward (Global.to_static: true) gives away nothing"),
+    ):
+        refused = Tools(run_tool, tree, path, det_weights)(
+            "train", f"Global.pretrained_model={det_weights}", f"Global.save_model_dir={tmp_path}",
+            *TAUGHT, option,
+        )  # fmt: skip
+        assert refused.returncode == 2 and message in output(refused)
 
 
 def test_a_detector_trained_towards_its_own_ratio_is_not_warned_of(
