@@ -108,7 +108,9 @@ class Chain:
         self._is_rebuilt(log)
         assert list(folder.rglob("*.pdiparams")), last_words(log)
         if self.pruned:
-            assert "the exported model agrees with the trained one" in log, last_words(log)
+            # With random weights a network may answer the same to everything.
+            same = r"the exported model agrees with|all of its \d+ weights are the same"
+            assert re.search(same, log), last_words(log)
 
     def _resume(self) -> None:
         log = self._call(
