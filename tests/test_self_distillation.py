@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import subprocess
@@ -13,11 +14,14 @@ import paddle
 import pytest
 import yaml
 from fixtures_lines import rec_config
-from training import Tools, output
+from training import Tools, on_two_ranks, output
 
 from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
+from ppocr_prune_plugin.hooks.patches.fine_tuning import FineTuning
 from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.section import PruneSection, RecoveryOptions
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -50,6 +54,7 @@ def trained(
         "Global.use_amp=true",
         "Global.amp_level=O2",
         "Global.epoch_num=5",
+        "Optimizer.lr.learning_rate=0.001",
         *TAUGHT,
     )
     return folder, log
@@ -237,6 +242,44 @@ def test_random_weights_teach_nothing(cls_tools: Tools, tmp_path: Path) -> None:
     assert "the weights of the model are from no file: random ones teach nothing" in output(refused)
 
 
+@pytest.mark.parametrize(
+    ("images", "lr", "compensate", "expected"),
+    [
+        (
+            500,
+            {"learning_rate": 0.001},
+            True,
+            "keep .*compensated, and 500 training images are",
+        ),
+        (20_000, {"values": [1e-4, 1e-5]}, True, "keep .*a learning rate of 0.0001 is low"),
+        (20_000, {"learning_rate": "5e-4"}, True, "go on .*; 20000 training images are many"),
+        (500, {"learning_rate": 0.001}, False, "go on .*; nothing was compensated"),
+    ],
+)
+def test_batch_norms_are_frozen_by_what_training_has(
+    caplog: pytest.LogCaptureFixture,
+    images: int,
+    lr: dict[str, object],
+    compensate: bool,
+    expected: str,
+) -> None:
+    norm = paddle.nn.Sequential(paddle.nn.BatchNorm1D(2))
+    data = paddle.io.TensorDataset([paddle.zeros([images, 2])])
+    config = {"Global": {}, "Optimizer": {"lr": lr}}
+    arguments = {
+        "config": config,
+        "train_dataloader": paddle.io.DataLoader(data, batch_size=4),
+        "logger": logging.getLogger("test"),
+    }
+    section = PruneSection(ratio=0.3, recovery=RecoveryOptions(compensate))
+    with caplog.at_level(logging.INFO, "test"):
+        FineTuning(section, arguments, [SubModel("", norm, config)]).begin({})
+    assert re.search(f"batch norms {expected}", caplog.text)
+    norm.train()
+    norm(paddle.rand([4, 2]) + 3)
+    assert (float(norm[0]._mean.abs().max()) == 0) == expected.startswith("keep")
+
+
 REDUCED = """
 import logging
 import numpy as np
@@ -301,12 +344,5 @@ print("taught alike")
 def test_gradients_of_what_is_taught_are_reduced(run_tool: RunTool, tmp_path: Path) -> None:
     """Images without labels run through the network beside ``DataParallel``: two ranks learn what
     one would of both."""
-    (tmp_path / "reduced.py").write_text(REDUCED)
-    done = run_tool(
-        ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
-         "--log_dir", tmp_path / "logs", tmp_path / "reduced.py"],
-        timeout=120,
-    )  # fmt: skip
-    logs = [path.read_text(errors="replace") for path in (tmp_path / "logs").glob("workerlog.*")]
-    assert done.returncode == 0, "\n".join(log[-3000:] for log in logs)
+    logs = on_two_ranks(run_tool, REDUCED, tmp_path)
     assert sum("taught alike" in log for log in logs) == 2
