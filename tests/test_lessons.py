@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import paddle
@@ -13,6 +15,7 @@ from paddle import nn
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.adapters.distilled_loss import precision_of
 from ppocr_prune_plugin.hooks.adapters.teaching import require_teachable, taught
 from ppocr_prune_plugin.network import Network, inspect
 from ppocr_prune_plugin.plan import GroupPlan
@@ -210,6 +213,20 @@ def test_frozen_batch_norms_keep_their_statistics_and_learn_their_scale() -> Non
     inside = frozen.backbone(image).numpy()
     frozen.eval()
     np.testing.assert_array_equal(frozen.backbone(image).numpy(), inside)
+
+
+def test_what_is_added_runs_under_the_precision_of_training() -> None:
+    arguments = {
+        "scaler": paddle.amp.GradScaler(),
+        "amp_level": "O1",
+        "amp_custom_black_list": [],
+        "amp_dtype": "bfloat16",
+        "logger": None,
+    }
+    state = sys.modules["paddle.amp.auto_cast"].amp_global_state
+    with precision_of(arguments)():
+        assert state().amp_dtype == "bfloat16"
+    assert precision_of({**arguments, "scaler": None}) is nullcontext
 
 
 def config(head: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import subprocess
@@ -13,11 +14,14 @@ import paddle
 import pytest
 import yaml
 from fixtures_lines import rec_config
-from training import Tools, output
+from training import Tools, on_two_ranks, output
 
 from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
+from ppocr_prune_plugin.hooks.patches.fine_tuning import FineTuning
 from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.section import PruneSection, RecoveryOptions
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -50,6 +54,7 @@ def trained(
         "Global.use_amp=true",
         "Global.amp_level=O2",
         "Global.epoch_num=5",
+        "Optimizer.lr.learning_rate=0.001",
         *TAUGHT,
     )
     return folder, log
@@ -189,12 +194,15 @@ def test_a_detector_learns_from_images_without_labels(
     assert "this config trains towards 0.4" in log
     assert "Train.dataset.transforms.MakeShrinkMap.shrink_ratio: 0.6 (now 0.4)" in log
     assert "Optimizer.lr.learning_rate is 0.001, as for training from scratch" in log
-    refused = Tools(run_tool, tree, path, det_weights)(
-        "train", "Prune.ratio=0.3", f"Prune.recovery.unlabelled=[{tmp_path / 'none'}]",
-        "Prune.recovery.distill=true", f"Global.pretrained_model={det_weights}",
-    )  # fmt: skip
-    assert refused.returncode == 2
-    assert f"Prune.recovery.unlabelled: {tmp_path / 'none'} is no folder" in output(refused)
+    for option, message in (
+        (f"Prune.recovery.unlabelled=[{tmp_path / 'none'}]", f"{tmp_path / 'none'} is no folder"),
+        ("Global.to_static=true", "a compiled forward (Global.to_static: true) gives away nothing"),
+    ):
+        refused = Tools(run_tool, tree, path, det_weights)(
+            "train", f"Global.pretrained_model={det_weights}", f"Global.save_model_dir={tmp_path}",
+            *TAUGHT, option,
+        )  # fmt: skip
+        assert refused.returncode == 2 and message in output(refused)
 
 
 def test_a_detector_trained_towards_its_own_ratio_is_not_warned_of(
@@ -232,3 +240,109 @@ def test_random_weights_teach_nothing(cls_tools: Tools, tmp_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert "the weights of the model are from no file: random ones teach nothing" in output(refused)
+
+
+@pytest.mark.parametrize(
+    ("images", "lr", "compensate", "expected"),
+    [
+        (
+            500,
+            {"learning_rate": 0.001},
+            True,
+            "keep .*compensated, and 500 training images are",
+        ),
+        (20_000, {"values": [1e-4, 1e-5]}, True, "keep .*a learning rate of 0.0001 is low"),
+        (20_000, {"learning_rate": "5e-4"}, True, "go on .*; 20000 training images are many"),
+        (500, {"learning_rate": 0.001}, False, "go on .*; nothing was compensated"),
+    ],
+)
+def test_batch_norms_are_frozen_by_what_training_has(
+    caplog: pytest.LogCaptureFixture,
+    images: int,
+    lr: dict[str, object],
+    compensate: bool,
+    expected: str,
+) -> None:
+    norm = paddle.nn.Sequential(paddle.nn.BatchNorm1D(2))
+    data = paddle.io.TensorDataset([paddle.zeros([images, 2])])
+    config = {"Global": {}, "Optimizer": {"lr": lr}}
+    arguments = {
+        "config": config,
+        "train_dataloader": paddle.io.DataLoader(data, batch_size=4),
+        "logger": logging.getLogger("test"),
+    }
+    section = PruneSection(ratio=0.3, recovery=RecoveryOptions(compensate))
+    with caplog.at_level(logging.INFO, "test"):
+        FineTuning(section, arguments, [SubModel("", norm, config)]).begin({})
+    assert re.search(f"batch norms {expected}", caplog.text)
+    norm.train()
+    norm(paddle.rand([4, 2]) + 3)
+    assert (float(norm[0]._mean.abs().max()) == 0) == expected.startswith("keep")
+
+
+REDUCED = """
+import logging
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from contextlib import nullcontext
+from ppocr_prune_plugin.hooks.adapters import distilled_loss
+from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
+from ppocr_prune_plugin.network import inspect
+from ppocr_prune_plugin.recovery.teacher import Caught, Teacher
+
+dist.init_parallel_env()
+rank = dist.get_rank()
+distilled_loss.training_forward = lambda model, batch, config: model(batch[0])
+
+def network():
+    paddle.seed(0)
+    return paddle.nn.Sequential(
+        paddle.nn.Linear(4, 6), paddle.nn.BatchNorm1D(6), paddle.nn.Linear(6, 3)
+    )
+
+def images(step, of_rank, kind):
+    random = np.random.default_rng(100 * step + 10 * of_rank + kind)
+    return paddle.to_tensor(random.random([4, 4], "float32"))
+
+class Images:
+    def batch(self, like):
+        return images(step, self.rank, 1)
+
+model, more = network(), Images()
+parallel = paddle.DataParallel(model)
+teacher = Teacher(inspect(network(), [([2, 4], "float32")]), [], True)
+with paddle.no_grad():
+    for parameter in model.parameters():
+        parameter.set_value(0.5 * parameter)
+part = SubModel("", model, {"Architecture": {"Head": {"name": "ClsHead"}}})
+pupil = distilled_loss.Pupil(part, Caught(model, teacher.places), teacher)
+loss = distilled_loss.DistilledLoss(
+    lambda preds, batch: {"loss": preds.square().mean()}, [pupil], 2.0, nullcontext, more,
+    logging.getLogger(),
+)
+
+def gradients(run, of_rank):
+    more.rank = of_rank
+    model.train()
+    batch = [images(step, of_rank, 0)]
+    loss(run(batch[0]), batch)["loss"].backward()
+    found = {n: p.grad.numpy() for n, p in model.named_parameters() if not p.stop_gradient}
+    model.clear_gradients()
+    return found
+
+for step in range(2):
+    alone = [gradients(model, of_rank) for of_rank in (0, 1)]
+    for name, array in gradients(parallel, rank).items():
+        mean = sum(own[name] for own in alone) / 2
+        np.testing.assert_allclose(array, mean, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.abs(alone[0][name] - alone[1][name]).max() > 1e-4 or "0.bias" in name
+print("taught alike")
+"""
+
+
+def test_gradients_of_what_is_taught_are_reduced(run_tool: RunTool, tmp_path: Path) -> None:
+    """Images without labels run through the network beside ``DataParallel``: two ranks learn what
+    one would of both."""
+    logs = on_two_ranks(run_tool, REDUCED, tmp_path)
+    assert sum("taught alike" in log for log in logs) == 2

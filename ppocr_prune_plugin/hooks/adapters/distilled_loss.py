@@ -14,6 +14,7 @@ from typing import Any
 
 import paddle
 
+from ...errors import exit_on_error
 from ...recovery import lessons
 from ...recovery.teacher import Caught, Teacher
 from .calls import training_forward
@@ -72,6 +73,7 @@ class DistilledLoss:
         self._unlabelled = unlabelled
         self._watch = _Stopwatch(logger)
 
+    @exit_on_error
     def __call__(self, preds: Any, batch: Any) -> dict[str, Any]:
         """PaddleOCR's losses by name, the sum with what is added, and that by itself."""
         losses = dict(self._original(preds, batch))

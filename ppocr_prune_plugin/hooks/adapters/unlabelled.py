@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,12 @@ def image_files(folders: Sequence[str], source: str) -> list[Path]:
 
 
 class Unlabelled:
-    """Batches of images, drawn in turn at random; the next is prepared while a step is computed.
+    """Batches of images, drawn in turn at random.
 
     They go through the transforms of the training set without those that need labels. A detector's
     crops are made around text there; here around a random square, so that they show as much of an
-    image.
+    image. They are prepared in this process: beside a thread of ours the loader's processes could
+    not be forked safely.
 
     Args:
         files: the images.
@@ -73,8 +73,6 @@ class Unlabelled:
         self._dataset = dataset
         self._random = np.random.default_rng(seed)
         self._files = self._in_turn(files)
-        self._worker = ThreadPoolExecutor(1)
-        self._next: Future[list[Data]] | None = None
 
     def batch(self, like: paddle.Tensor) -> paddle.Tensor:
         """As many images as there are in ``like``, of their size ``[channels, height, width]``.
@@ -83,12 +81,7 @@ class Unlabelled:
             PruneError: they cannot be read or prepared.
         """
         count, _, height, width = like.shape
-        if self._next is None:
-            self._next = self._worker.submit(self._prepare, count)
-        found = self._next.result()
-        self._next = self._worker.submit(self._prepare, count)
-        found = (found * count)[:count]
-        images = [self._sized(data, height, width) for data in found]
+        images = [self._sized(data, height, width) for data in self._prepare(count)]
         wrong = next((image.shape for image in images if list(image.shape) != like.shape[1:]), None)
         if wrong is not None:
             raise PruneError(

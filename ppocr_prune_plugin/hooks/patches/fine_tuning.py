@@ -28,9 +28,9 @@ from . import config as config_hook
 
 # Images that a detector's shrink ratio is measured on.
 _LOOKED_AT = 64
-# Images of a training set up to which `freeze_bn: auto` freezes batch norms of compensated networks
-# (docs/recovery.md).
-_FEW_IMAGES = 10_000
+# Below so many training images, or with so low a rate, `freeze_bn: auto` freezes the batch norms of
+# compensated networks (docs/recovery.md).
+_FEW_IMAGES, _SLOW = 10_000, 1e-4
 
 
 class FineTuning:
@@ -135,17 +135,25 @@ class FineTuning:
         if recovery.freeze_bn is not None:
             chosen, why = recovery.freeze_bn, "as Prune.recovery.freeze_bn says"
         else:
-            images = len(self._arguments["train_dataloader"].dataset)
-            chosen = recovery.compensate and images < _FEW_IMAGES
-            why = "Prune.recovery.freeze_bn: auto, " + (
-                f"{'fewer' if images < _FEW_IMAGES else 'not fewer'} than {_FEW_IMAGES} training "
-                f"images after {'' if recovery.compensate else 'no '}compensation"
-            )
+            chosen, why = self._auto()
+            why = f"Prune.recovery.freeze_bn: auto; {why}"
         for part in self._parts if chosen else ():
             self._hooks += freeze(part.model)
         if self._hooks or not chosen:
             keep = "keep their statistics" if chosen else "go on taking statistics"
             logger.info(f"prune: batch norms {keep} while training ({why})")
+
+    def _auto(self) -> tuple[bool, str]:
+        """Whether batch norms are frozen, and why: the same whenever the run is resumed."""
+        images = len(self._arguments["train_dataloader"].dataset)
+        rate = learning_rate.peak(self._arguments["config"])
+        if not self._section.recovery.compensate:
+            return False, "nothing was compensated"
+        if images < _FEW_IMAGES:
+            return True, f"compensated, and {images} training images are few"
+        if rate is not None and rate <= _SLOW:
+            return True, f"compensated, and a learning rate of {rate:g} is low"
+        return False, f"{images} training images are many"
 
     def _teach(self, plans: Mapping[str, PruningPlan]) -> None:
         arguments, recovery = self._arguments, self._section.recovery
