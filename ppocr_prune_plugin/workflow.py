@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import surgery
 from .criteria import Arrays, Context, Ranker
 from .decision import Decision, decide, decide_by_ratio
 from .errors import PruneError
@@ -63,7 +62,7 @@ class PruningRun:
     unpruned: WeightsFile | None = None
 
     def run(self) -> PruningPlan:
-        """Do what the section asks for; with ``dry_run`` the model is left as it is.
+        """Do what the section asks for; with ``dry_run`` a target that is missed is only warned of.
 
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
@@ -106,8 +105,6 @@ class PruningRun:
 
         after = evaluation() if evaluation is not None else None
         self._report(target, groups, decision, plan, after)
-        if section.dry_run:
-            surgery.restore(network.model, undo)
         return plan
 
     def _as_worker(self, target: Ratio | MeasuredTarget) -> PruningPlan:
@@ -121,9 +118,8 @@ class PruningRun:
         if self.ranks.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
-        if not self.section.dry_run:
-            apply_checked(network, plan)
-            load_state(network.model, self._state_path)
+        apply_checked(network, plan)
+        load_state(network.model, self._state_path)
         return plan
 
     def _decide(

@@ -10,13 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import paddle
+
 from ... import surgery
 from ...errors import PruneError, exiting_on_error
+from ...files import replacing
 from ...further import removes, section_for, together, widths_by_ratio
 from ...gradients import Array, batch_gradients
 from ...holders import Holders, renew_reducer
 from ...network import Network
-from ...plan import Progress, PruningPlan
+from ...plan import Progress, PruningPlan, plan_path
 from ...report.lines import summary
 from ...section import PruneSection
 from ...sensitivity.ranks import Ranks
@@ -38,6 +41,8 @@ from .fine_tuning import FineTuning
 from .weights import remember_sub_models
 
 PLAN_FILE = "plan.prune.json"
+# The checkpoint of a dry run, beside it.
+UNTRAINED = "untrained"
 
 # Arguments of program.train that are data, text or the network itself; any other, those of later
 # releases too, is searched for what it holds of the network's parameters.
@@ -152,14 +157,18 @@ def _prune(
         whole.save(folder / PLAN_FILE)
         what = ", ".join(plans) + " together" if chosen[0].name else "against the unpruned network"
         logger.info(f"prune: {what}: {summary(whole, None, None, None)}")
-    if section.dry_run:
-        logger.info(f"prune: dry run; the plan is in {folder / PLAN_FILE}")
-        return tuning
-    holders.cut(masks)
-    renew_reducer(model)
     for part in chosen:
         set_plan(part.model, plans[part.name])
     remember_sub_models(model, sub_models_of(config, model))
+    if section.dry_run:
+        weights = _save_untrained(inner(model), whole, folder)
+        logger.info(
+            f"prune: dry run; the plan is in {folder / PLAN_FILE}, the pruned weights without any "
+            f"training in {weights}"
+        )
+        return tuning
+    holders.cut(masks)
+    renew_reducer(model)
     # The best metric of the unpruned model would keep every pruned one from being saved as best.
     best = arguments["pre_best_model_dict"]
     indicator = arguments["eval_class"].main_indicator
@@ -167,6 +176,18 @@ def _prune(
         best[indicator] = 0
     tuning.begin(plans)
     return tuning
+
+
+def _save_untrained(model: paddle.nn.Layer, plan: PruningPlan, folder: Path) -> Path:
+    """Write what a dry run has pruned, as a checkpoint that every tool loads; its path without
+    ``.pdparams``. Rank 0 does, the workers leave it to it."""
+    path = folder / UNTRAINED
+    if paddle.distributed.get_rank() == 0:
+        # Before the weights: a run that is killed in between leaves no pruned ones without a plan.
+        plan.save(plan_path(path))
+        with replacing(Path(f"{path}.pdparams")) as file:
+            paddle.save(model.state_dict(), file.name)
+    return path
 
 
 def _prune_families(
