@@ -4,6 +4,7 @@
 #             takes a sample of (an hour)
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
+#             (2.6: with TREES=.venv-trees-2.6 TREE_PINS=requirements/trees-2.6.txt)
 # make clean  remove the environment and everything that the above made
 #
 # PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
@@ -20,6 +21,7 @@ PYTEST_ARGS ?=
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TREES ?= .venv-trees$(OTHER)
 TREE_ARGS ?=
+TREE_PINS ?=
 
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
@@ -47,7 +49,7 @@ test-tree:
 
 $(VENV)/.trees-installed: requirements/trees.txt requirements/trees-no-deps.txt $(READY)
 	$(PIP) install -r requirements/trees.txt
-	$(PIP) install --no-deps -r requirements/trees-no-deps.txt
+	$(PIP) install --no-deps -r requirements/trees-no-deps.txt $(addprefix -r ,$(TREE_PINS))
 	touch $@
 
 test-faults: $(READY)

@@ -4,14 +4,14 @@ A program is written down in the order in which the model's forward ran, so the 
 parameters are paired kind by kind in that order, and every pair must agree in shape. What the
 program has fused is found by fusing: a second model is built and told to ``rep()``, as PaddleOCR's
 export does it, and what it then runs instead of what it ran before is where the fused kernels
-belong.
+belong. Newer trees fuse parts that older exports left as they were; these parts are left then.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ _KINDS = {
     "mobile_one_block": "affine",
     "whswish_b": "affine",
 }
+# Sub-networks that an export may have left as they were trained, in the order of trying.
+_WHOLE: tuple[tuple[str, ...], ...] = ((), ("head",), ("neck",), ("head", "neck"))
 
 
 class MappingError(ValueError):
@@ -57,18 +59,21 @@ def assign(model: Any, build: Callable[[], Any], arrays: dict[str, Array], x: Ar
     Raises:
         MappingError: counts or shapes do not agree; the message names the pair.
     """
-    twin = build()
-    before = dict(twin.named_sublayers())
-    trained = _calls(twin, x)
-    fuse(twin)
-    deployed = _calls(twin, x)
+    program = _program_by_kind(arrays)
+    for whole in (*_WHOLE, ()):
+        twin = build()
+        before = dict(twin.named_sublayers())
+        trained = _calls(twin, x)
+        fuse(twin, whole)
+        deployed = _calls(twin, x)
+        running: ByKind = defaultdict(list)
+        for call in deployed:
+            kind, slots = _slots(call.layer)
+            running[kind].append((call.name, slots))
+        if _counts(running) == _counts(program):
+            break
     layers = dict(model.named_sublayers())
     places = {call.name: _place(call, before, trained, deployed) for call in deployed}
-    program = _program_by_kind(arrays)
-    running: ByKind = defaultdict(list)
-    for call in deployed:
-        kind, slots = _slots(call.layer)
-        running[kind].append((call.name, slots))
     fused: list[tuple[str, Slots, _Branches]] = []
     for kind in sorted(program.keys() | running.keys()):
         for (source, slots), (target, tensors) in _paired(kind, program, running):
@@ -81,13 +86,16 @@ def assign(model: Any, build: Callable[[], Any], arrays: dict[str, Array], x: Ar
             else:
                 calls = [call for call in trained if call.name in names]
                 fused.append((target, slots, _Branches(calls, layers, slots["w_0"])))
-    _put_fused(model, build, fused)
+    _put_fused(model, build, fused, whole)
     return [norm for _, _, branches in fused for norm in branches.norms]
 
 
-def fuse(model: Any) -> None:
-    """Make ``model``, in place, what PaddleOCR exports: ``rep()`` on every layer that has it."""
-    for layer in model.sublayers():
+def fuse(model: Any, whole: Collection[str] = ()) -> None:
+    """Make ``model``, in place, what PaddleOCR exports: ``rep()`` on every layer that has it, but
+    not on those in the sub-networks ``whole``."""
+    for name, layer in model.named_sublayers():
+        if name.partition(".")[0] in whole:
+            continue
         if hasattr(layer, "rep") and not getattr(layer, "is_repped", False):
             layer.rep()
 
@@ -150,7 +158,10 @@ class _Branches:
 
 
 def _put_fused(
-    model: Any, build: Callable[[], Any], fused: list[tuple[str, Slots, _Branches]]
+    model: Any,
+    build: Callable[[], Any],
+    fused: list[tuple[str, Slots, _Branches]],
+    whole: Collection[str],
 ) -> None:
     for _, _, branches in fused:
         branches.clear()
@@ -159,7 +170,7 @@ def _put_fused(
     # What is left of a branch without parameters: a sum may hold its input itself.
     rest = build()
     rest.set_state_dict(model.state_dict())
-    fuse(rest)
+    fuse(rest, whole)
     left = dict(rest.named_sublayers())
     for name, slots, branches in fused:
         branches.put(
@@ -236,6 +247,10 @@ def _program_by_kind(arrays: dict[str, Array]) -> ByKind:
             kind = _KINDS.get(match["kind"], match["kind"])
             layers[kind].setdefault(match["layer"], {})[match["slot"]] = array
     return {kind: list(found.items()) for kind, found in layers.items()}
+
+
+def _counts(layers: ByKind) -> dict[str, int]:
+    return {kind: len(found) for kind, found in layers.items()}
 
 
 def _paired(kind: str, program: ByKind, model: ByKind) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from .graph.groups import ChannelGroup
 from .measuring import Measuring
 from .moments import ReadMoments, collect
 from .network import Network, apply_checked, make_plan
-from .plan import PruningPlan, load_plan
+from .plan import PruningPlan, WeightsFile, load_plan
 from .ratios.targets import MeasuredTarget, Ratio, target_of
 from .recovery.recovery import Recovery
 from .recovery.sharing import load_state, save_state
@@ -43,7 +43,7 @@ class PruningRun:
     ``settings`` are what else losses depend on, by name, where the criterion looks at the network
     (True) or at weights alone; ``ranks``: who else works on it; ``widths`` are the channels that
     groups keep where that was decided before, on a network of the same structure: nothing is
-    analysed then.
+    analysed then; ``unpruned`` is the file of the network's weights, for the plan.
     """
 
     network: Network
@@ -59,6 +59,7 @@ class PruningRun:
     settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
     ranks: Ranks = field(default_factory=Ranks)
     widths: Mapping[str, int] | None = None
+    unpruned: WeightsFile | None = None
 
     def run(self) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` a target that is missed is only warned of.
@@ -91,6 +92,8 @@ class PruningRun:
         if decision.problem is not None:
             self.logger.warning(f"prune: {decision.problem}")
         plan = make_plan(network, decision.widths, ranker)
+        if self.unpruned is not None:
+            plan = replace(plan, unpruned={"": self.unpruned})
         plan.save(self._plan_path)
         for line in plan_table(groups, plan, decision.predicted_losses(groups)):
             self.logger.info(line)

@@ -257,7 +257,7 @@ def test_a_conversion_that_differs_is_refused(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     """Here the converter is given the program with one weight changed."""
-    run = onnx_file._run_converter
+    run = onnx_file.run_converter
 
     def wrong(prefix: Path, target: Path, opset: int) -> None:
         program = load_program(prefix)
@@ -266,7 +266,7 @@ def test_a_conversion_that_differs_is_refused(
         program.save(tmp_path / "wrong")
         run(tmp_path / "wrong", target, opset)
 
-    monkeypatch.setattr(onnx_file, "_run_converter", wrong)
+    monkeypatch.setattr(onnx_file, "run_converter", wrong)
     said = failed(capsys, "onnx", copy, "-o", tmp_path / "model.onnx")
     assert "ONNX Runtime gives another result than Paddle: output 0 differs by" in said
     assert not (tmp_path / "model.onnx").exists()

@@ -167,6 +167,22 @@ def test_batches_are_drawn_once_and_of_other_labels_again(tmp_path: Path, labels
     assert arrays.digest(_plain(first)) != arrays.digest(_plain(other))
 
 
+def test_lines_of_several_heights_are_as_high_as_in_inference(tmp_path: Path, labels: Path) -> None:
+    """PP-OCRv6's recogniser stopped at images 32 pixels high, which it takes only in training."""
+    given = arguments(labels)
+    given["config"]["Architecture"] = {"model_type": "rec", "algorithm": "SVTR_LCNet"}
+    given["config"]["Global"] = {"d2s_train_image_shape": [3, 8, 40]}
+    as_drawn = calibration_batches(given, 2, tmp_path, Ranks())
+    assert [batch[0].shape for batch in as_drawn] == [[2, 3, 4, 4]] * 2
+    given["config"]["Train"]["sampler"] = {
+        "name": "MultiScaleSampler",
+        "scales": [[40, 4], [40, 8]],
+    }
+    resized = calibration_batches(given, 2, tmp_path, Ranks())
+    assert [batch[0].shape for batch in resized] == [[2, 3, 8, 8]] * 2
+    assert [batch[1].tolist() for batch in resized] == [[1, 2]] * 2
+
+
 def _plain(batches: Any) -> Any:
     return [[x.numpy() if isinstance(x, paddle.Tensor) else x for x in batch] for batch in batches]
 

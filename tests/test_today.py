@@ -125,6 +125,25 @@ def test_a_pruned_run_begins_an_average(tools: Tools, pruned: Path, tmp_path: Pa
     assert read_shapes(tmp_path / "out" / "latest.pdparams") == shapes
 
 
+def test_the_average_of_half_precision_goes_on(tools: Tools, whole: Path, tmp_path: Path) -> None:
+    half = ("Global.use_amp=true", "Global.amp_level=O2", *EMA)
+    pruned, resumed = tmp_path / "pruned", tmp_path / "resumed"
+    begin = (f"Global.checkpoints={whole / 'latest'}", "Global.epoch_num=2", "Prune.ratio=0.3")
+    log = tools.train(pruned, *begin, *half)
+    assert "EMA: restored shadow weights (step=2)" in log
+    log = tools.train(
+        resumed, f"Global.checkpoints={pruned / 'latest'}", "Global.epoch_num=3", *half
+    )
+    assert "EMA: restored shadow weights (step=4)" in log and "not matched" not in log
+    for folder, steps in ((pruned, 4), (resumed, 6)):
+        saved = load(folder / "latest", ".pdema")
+        averages, shapes = saved["ema_state"], read_shapes(folder / "latest.pdparams")
+        assert saved["step"] == steps and isinstance(averages, dict)
+        assert {name: tuple(tensor.shape) for name, tensor in averages.items()} == shapes
+        for name, tensor in averages.items():
+            assert np.isfinite(np.asarray(tensor, np.float32)).all(), name
+
+
 def test_a_checkpoint_that_is_done_is_refused_before_the_analysis(
     tools: Tools, whole: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ PACKAGES = (
     "shapely.geometry", "pyclipper", "rapidfuzz", "albumentations",
 )  # fmt: skip
 
+_START_FILE = "ppocr_prune_plugin.pth"
+
 
 def main() -> None:
     path = list(sys.path)
@@ -72,7 +74,10 @@ def _become(request: dict[str, Any]) -> None:
     sys.modules["numpy"].random.seed()
     sys.modules["paddle"].seed(random.getrandbits(31))
     # Interpreters read start-up files before they put the script's folder on the path.
-    site.addpackage(sysconfig.get_path("purelib"), "ppocr_prune_plugin.pth", None)  # type: ignore[attr-defined]
+    packages = sysconfig.get_path("purelib")
+    if not os.path.exists(os.path.join(packages, _START_FILE)):
+        sys.exit(f"{_START_FILE} is not installed for {sys.executable}: tools would run unpruned")
+    site.addpackage(packages, _START_FILE, None)  # type: ignore[attr-defined]
     if as_module:
         sys.path[0] = os.getcwd()
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

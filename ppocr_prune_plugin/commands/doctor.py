@@ -290,7 +290,7 @@ def _algorithm_findings(tree: Path) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"algorithms of this tree that are not known here: {', '.join(unknown)}; what their "
-            "networks take is guessed from the type of the model",
+            "networks take is read from the tree's code and from the config",
         )
 
 

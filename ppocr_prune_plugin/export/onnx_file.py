@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ TOLERANCE = 1e-4  # of what each output varies by
 _SIZES = ((320, 320), (480, 640))
 _RESIZES = ("RecResizeImg", "ClsResizeImg", "SVTRRecResizeImg")  # transforms that state a size
 _SECONDS = 600
-_NEEDED = {"paddle2onnx": "paddle2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+OPSET = 14  # of operators, unless another is asked for
+_NEEDED = ("paddle2onnx", "onnx", "onnxruntime")
 _AGAIN = "Export the model again, or move the file away."
 # Paddle2ONNX ends a process on what it cannot convert, so that it gets one of its own.
 _CONVERT = (
@@ -82,7 +83,7 @@ def convert(
         work = Path(temporary)
         narrow, own = _readable(prefix, work, reads_wide_tags(paddle.__version__))
         written = work / "model.onnx"
-        _run_converter(narrow, written, opset)
+        run_converter(narrow, written, opset)
         characters, unreadable = _finish(written, settings)
         try:
             difference, shapes, why = _compare(own, written, sizes or _sizes(settings))
@@ -100,23 +101,42 @@ def convert(
 def _readable(prefix: Path, work: Path, wide: bool) -> tuple[Path, Path]:
     """The model as paddle2onnx reads it, and as this Paddle does, which reads ``wide`` tags or
     others; written into ``work`` where it is neither."""
+    narrow = convertible(prefix, work / "narrow")
+    if not wide or not Path(f"{prefix}.json").is_file():
+        return narrow, narrow
+    program = load_program(prefix)
+    if not retag(program, wide=True):
+        return narrow, prefix
+    program.save(work / "wide")
+    return narrow, work / "wide"
+
+
+def convertible(prefix: Path, copy: Path) -> Path:
+    """An exported model as ``paddle2onnx`` reads it: itself, or a copy that is mended."""
     if not Path(f"{prefix}.json").is_file():
-        return prefix, prefix
-    program, found = load_program(prefix), [prefix]
-    for tags in (False, wide):
-        found.append(found[-1])
-        if retag(program, tags):
-            found[-1] = work / f"tagged_{tags}"
-            program.save(found[-1])
-    return found[1], found[2]
+        return prefix
+    program = load_program(prefix)
+    if not retag(program, wide=False):
+        return prefix
+    program.save(copy)
+    return copy
 
 
 def require_packages() -> None:
     """Raise :class:`PruneError` that says how to install what is missing."""
-    missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    _require("converting to ONNX", _NEEDED)
+
+
+def require_converter(what: str) -> None:
+    """The same of what is needed to convert alone, for something that needs that."""
+    _require(what, ("paddle2onnx", "onnx"))
+
+
+def _require(what: str, packages: Iterable[str]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise PruneError(
-            f"converting to ONNX needs packages that are not installed: {', '.join(missing)}. "
+            f"{what} needs packages that are not installed: {', '.join(missing)}. "
             'pip install "ppocr-prune-plugin[onnx]"'
         )
 
@@ -128,7 +148,8 @@ def find_model(folder: Path) -> Path:
         PruneError: there is none.
     """
     candidates = [folder / "inference", folder / "model"]
-    candidates += [folder.with_suffix("")] if folder.name else []
+    if folder.name:
+        candidates.append(folder.with_suffix(""))
     for prefix in candidates:
         for suffix in (".json", ".pdmodel"):
             if Path(f"{prefix}{suffix}").is_file() and Path(f"{prefix}.pdiparams").is_file():
@@ -139,7 +160,12 @@ def find_model(folder: Path) -> Path:
     )
 
 
-def _run_converter(prefix: Path, target: Path, opset: int) -> None:
+def run_converter(prefix: Path, target: Path, opset: int) -> None:
+    """Convert a model that is :func:`convertible`, without comparing.
+
+    Raises:
+        PruneError: it cannot be converted.
+    """
     program = next(p for s in (".json", ".pdmodel") if (p := Path(f"{prefix}{s}")).is_file())
     command = [sys.executable, "-c", _CONVERT, str(program), f"{prefix}.pdiparams"]
     environment = {**os.environ, "PPOCR_PRUNE": "0"}

@@ -1,5 +1,6 @@
-"""The training batches that batch norms are re-estimated on: the same after every restart and in
-every process, although augmentation is random."""
+"""The training batches that batch norms are re-estimated and readers compensated on: the same after
+every restart and in every process, although augmentation is random; of the height that a model is
+used at, although recognisers train on several."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import paddle
 from ... import arrays
 from ...errors import PruneError
 from ...sensitivity.ranks import Ranks
+from .inputs import image_shape
 
 Batch = list[Any]
 
@@ -56,7 +58,27 @@ def calibration_batches(
         "the file of calibration batches",
         "Move it away to have other batches drawn; what was measured with these does not fit them.",
     )
-    return [_tensors(batch) for batch in kept]
+    batches = [_tensors(batch) for batch in kept]
+    if not _of_several_sizes(arguments["config"]):
+        return batches
+    height = image_shape(arguments["config"])[1]
+    return [_of_height(batch, height) for batch in batches]
+
+
+def _of_several_sizes(config: Mapping[str, Any]) -> bool:
+    """Whether PaddleOCR's sampler gives every batch another size."""
+    return bool(((config.get("Train") or {}).get("sampler") or {}).get("scales"))
+
+
+def _of_height(batch: Batch, height: int) -> Batch:
+    """Lines of text as high as in inference, as long as that makes them: some networks take no
+    others when they do not train."""
+    images = batch[0]
+    if not isinstance(images, paddle.Tensor) or images.ndim != 4 or images.shape[2] == height:
+        return batch
+    width = max(1, round(images.shape[3] * height / images.shape[2]))
+    resized = paddle.nn.functional.interpolate(images, size=[height, width], mode="bilinear")
+    return [resized, *batch[1:]]
 
 
 def _draw(loader: Any, count: int, path: Path) -> None:
