@@ -87,6 +87,8 @@ class Run:
         self._tool(
             cut, "train",
             f"Prune.{cut}=0.4", "Prune.dry_run=true", "Prune.latency.engine=onnxruntime",
+            # One analysis serves both.
+            f"Prune.sensitivity.file={self.work / CUTS[0] / 'prune' / 'sen.pickle'}",
             f"Global.save_model_dir={self.work / cut}",
         )  # fmt: skip
 
@@ -149,13 +151,13 @@ def main() -> int:
     args = parser.parse_args()
     cuts = tuple(args.cut or CUTS)
     with exiting_on_error():
-        found = {
-            model: Run(model, args.data, args.work, cuts).run(not args.untimed)
+        found = [
+            (model, Run(model, args.data, args.work, cuts).run(not args.untimed))
             for model in MODELS
             if args.only is None or model.kind in args.only
-        }
-        if not args.untimed and args.page is not None:
-            text = page({model: results for model, results in found.items() if results})
+        ]
+        if args.page is not None:
+            text = page([(model, results) for model, results in found if results])
             write_atomically(args.page, text)
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployed_models import Model
@@ -13,7 +13,7 @@ _HEAD = """\
 Written by `benchmarks/deployed.py`:
 
 ```sh
-python benchmarks/deployed.py --data DATA --work deployed --page docs/benchmark_deployed.md{words}
+python benchmarks/deployed.py --data DATA --work deployed --page docs/benchmark_deployed.md
 ```
 
 PP-OCRv4's mobile models and the angle classifier with their published weights, one thread, one
@@ -32,10 +32,10 @@ _NAMES = {
 }
 
 
-def page(found: Mapping[Model, Mapping[str, Any]], words: str = "") -> str:
+def page(found: Sequence[tuple[Model, Mapping[str, Any]]]) -> str:
     """The tables in Markdown; ``found`` is what the steps of each model gave."""
-    parts = [_HEAD.format(words=words)]
-    for model, results in found.items():
+    parts = [_HEAD]
+    for model, results in found:
         times = results["times"]
         engines = {name: rows[0]["engine"] for name, rows in times.items()}
         shape = "×".join(map(str, model.shape))
