@@ -6,6 +6,7 @@ labels are not needed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import paddle
+from paddle.nn.layer.rnn import RNNBase
 
 from .graph.channels import ChannelGraph
 from .graph.flow import IN
@@ -22,8 +24,8 @@ Array = npt.NDArray[Any]
 
 # Positions that are looked at of one image in one layer; more change nothing.
 _POSITIONS = 1024
-# Wider inputs than this are left as they are: their moments would not fit into memory.
-_WIDEST = 4096
+# What the moments of all layers may take, in bytes; layers beyond it are left as they are.
+_MOST = 2 * 2**30
 
 
 @dataclass
@@ -45,6 +47,11 @@ class Moments:
         self.count[half] += len(rows)
         self.total[half] += rows.sum(axis=0)
         self.second[half] += rows.T @ rows
+
+    @staticmethod
+    def bytes_of(channels: int) -> int:
+        """What the moments of so many channels take."""
+        return 2 * 8 * (channels + 1) ** 2
 
     @property
     def usable(self) -> bool:
@@ -101,17 +108,22 @@ def collect(
         batches: each runs one batch of images through the model.
     """
     readers, left = _readers(model, graph)
-    moments: dict[str, Moments] = {}
-    norms: dict[str, str] = {}
-    layers = dict(model.named_sublayers())
-    with _watched(layers, readers, moments, norms), evaluating(model), paddle.no_grad():
+    watch = _Watch(dict(model.named_sublayers()), readers)
+    with watch.watching(), evaluating(model), paddle.no_grad():
         for run in batches:
             run()
+    norms, moments = watch.norms, watch.moments
+    left |= {
+        reader.layer: f"the moments of all layers would take more than {_MOST // 2**20} MiB"
+        for reader in readers
+        if reader.weight in watch.too_wide
+    }
     found = [
         reader
-        if reader.bias or reader.layer not in norms
+        if reader.bias or reader.layer not in norms or watch.is_shared(reader)
         else replace(reader, bias=f"{norms[reader.layer]}._mean", mean=True)
         for reader in readers
+        if reader.weight not in watch.too_wide
     ]
     return ReadMoments(tuple(found), left, moments)
 
@@ -134,7 +146,12 @@ def _readers(model: paddle.nn.Layer, graph: ChannelGraph) -> tuple[list[Reader],
             left[name] = problem
             continue
         bias = own.replace("weight", "bias")
-        has_bias = isinstance(getattr(layer, bias, None), paddle.Tensor)
+        found_bias = getattr(layer, bias, None)
+        # One shift for all layers that have the weight: they must share the bias, too.
+        has_bias = isinstance(found_bias, paddle.Tensor) and all(
+            getattr(layers[other], bias, None) is found_bias
+            for other in _sharing(layers, name, own)
+        )
         transposed = isinstance(layer, paddle.nn.Conv2DTranspose)
         shares = int(np.prod(layer._stride)) if transposed else 1
         found.append(Reader(name, weight, axis, shares, f"{name}.{bias}" if has_bias else ""))
@@ -173,66 +190,113 @@ def evaluating(model: paddle.nn.Layer) -> Iterator[None]:
             layer.training = mode
 
 
-@contextmanager
-def _watched(
-    layers: Mapping[str, paddle.nn.Layer],
-    readers: Sequence[Reader],
-    moments: dict[str, Moments],
-    norms: dict[str, str],
-) -> Iterator[None]:
-    """Inside, moments of what the readers read are taken, and the batch norms behind them noted."""
-    by_layer: dict[str, list[Reader]] = {}
-    for reader in readers:
-        by_layer.setdefault(reader.layer, []).append(reader)
-    images = dict.fromkeys(by_layer, 0)
-    made: dict[int, tuple[str, Any]] = {}  # the last output of a layer, which stays alive so long
+class _Watch:
+    """Takes the moments of what readers read while a network runs, and notes the batch norms behind
+    them. Layers that share a weight are one reader: their inputs count together.
 
-    def read(name: str) -> Callable[..., None]:
+    Attributes:
+        moments: weight → moments.
+        too_wide: weights of layers whose moments memory is not spent on.
+    """
+
+    def __init__(self, layers: Mapping[str, paddle.nn.Layer], readers: Sequence[Reader]) -> None:
+        self.moments: dict[str, Moments] = {}
+        self.too_wide: set[str] = set()
+        self._layers = layers
+        self._readers: dict[str, list[Reader]] = {}
+        for reader in readers:
+            for name in _sharing(layers, reader.layer, reader.weight.rpartition(".")[2]):
+                self._readers.setdefault(name, []).append(reader)
+        self._images = dict.fromkeys(self._readers, 0)
+        self._room = _MOST
+        # Calls of layers and norms by name, and of norms right behind layers.
+        self._calls: Counter[str] = Counter()
+        self._pairs: Counter[tuple[str, str]] = Counter()
+        # The last output of a layer, which stays alive so long.
+        self._made: dict[int, tuple[str, Any]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """What runs inside is watched."""
+        hooks = []
+        for name in self._readers:
+            layer = self._layers[name]
+            hooks.append(layer.register_forward_pre_hook(self._reads(name)))
+            hooks.append(layer.register_forward_post_hook(self._gives(name)))
+        for name, layer in self._layers.items():
+            if isinstance(getattr(layer, "_mean", None), paddle.Tensor):
+                hooks.append(layer.register_forward_pre_hook(self._normalises(name)))
+        try:
+            yield
+        finally:
+            self._made.clear()
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """Layer → the batch norm that reads all that it gives, and nothing else."""
+        return {
+            layer: norm
+            for (layer, norm), times in self._pairs.items()
+            if times == self._calls[layer] == self._calls[norm]
+        }
+
+    def is_shared(self, reader: Reader) -> bool:
+        """Whether several layers have the reader's weight."""
+        return sum(reader in readers for readers in self._readers.values()) > 1
+
+    def _reads(self, name: str) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any) -> None:
-            rows = _rows(layer, inputs[0])
-            if rows.shape[-1] > _WIDEST:
-                return
+            wanted = [r.weight for r in self._readers[name] if r.weight not in self.too_wide]
+            rows = _rows(layer, inputs[0]) if wanted else ()
             for row in rows:
-                for reader in by_layer[name]:
-                    own = moments.setdefault(reader.weight, Moments.of_channels(row.shape[-1]))
-                    own.add(images[name] % 2, row)
-                images[name] += 1
+                for weight in wanted:
+                    moments = self._of(weight, row.shape[-1])
+                    if moments is not None:
+                        moments.add(self._images[name] % 2, row)
+                self._images[name] += 1
 
         return hook
 
-    def give(name: str) -> Callable[..., None]:
+    def _of(self, weight: str, channels: int) -> Moments | None:
+        if weight not in self.moments and weight not in self.too_wide:
+            self._room -= Moments.bytes_of(channels)
+            if self._room < 0:
+                self._room += Moments.bytes_of(channels)
+                self.too_wide.add(weight)
+            else:
+                self.moments[weight] = Moments.of_channels(channels)
+        return self.moments.get(weight)
+
+    def _gives(self, name: str) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any, output: Any) -> None:
-            made.clear()
-            made[id(output)] = (name, output)
+            self._made.clear()
+            self._made[id(output)] = (name, output)
+            self._calls[name] += 1
 
         return hook
 
-    def norm(name: str) -> Callable[..., None]:
+    def _normalises(self, name: str) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any) -> None:
-            source = made.get(id(inputs[0]))
+            self._calls[name] += 1
+            source = self._made.get(id(inputs[0]))
             if source is not None:
-                norms[source[0]] = name
+                self._pairs[source[0], name] += 1
 
         return hook
 
-    hooks = []
-    for name in by_layer:
-        hooks.append(layers[name].register_forward_pre_hook(read(name)))
-        hooks.append(layers[name].register_forward_post_hook(give(name)))
-    for name, layer in layers.items():
-        if isinstance(getattr(layer, "_mean", None), paddle.Tensor):
-            hooks.append(layer.register_forward_pre_hook(norm(name)))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+def _sharing(layers: Mapping[str, paddle.nn.Layer], name: str, own: str) -> list[str]:
+    """A layer, and whatever other layers have its weight, by the name that it has in the layer."""
+    weight = getattr(layers[name], own)
+    return [name for name, layer in layers.items() if getattr(layer, own, None) is weight]
 
 
 def _rows(layer: paddle.nn.Layer, x: paddle.Tensor) -> Array:
     """What a layer reads, as ``[images, positions, channels]``: at most so many positions, evenly
     spread."""
-    if isinstance(layer, paddle.nn.Linear | paddle.nn.LSTM | paddle.nn.GRU):
+    if isinstance(layer, paddle.nn.Linear | RNNBase):
         array = x.astype("float32").numpy()
         array = array.reshape(len(array), -1, array.shape[-1])
     else:
