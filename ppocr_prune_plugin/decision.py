@@ -38,6 +38,7 @@ class Decision:
     unpruned model and where it would lie on other sets of as many images; ``file`` holds the
     measured curves; ``feasibility`` are rows (share of what the target counts, predicted loss);
     ``latency`` is what was measured of networks of these widths, ``latency_table`` where;
+    ``unit`` is what losses are where they are not shares of the metric;
     ``problem`` says that nothing would be pruned, and what would prune something. All but the
     widths are there only where they were needed.
     """
@@ -49,6 +50,7 @@ class Decision:
     feasibility: Rows = ()
     latency: Latency | None = None
     latency_table: Path | None = None
+    unit: str = ""
     problem: PruneError | None = None
 
     def predicted_losses(self, groups: Sequence[ChannelGroup]) -> dict[str, float]:

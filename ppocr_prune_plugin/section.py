@@ -20,6 +20,7 @@ from .files import is_possible
 
 CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
+MEASURES = ("metric", "output")
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 
 Target: TypeAlias = float | dict[str, float]
@@ -34,6 +35,8 @@ _OUTSIDE_CRITERION = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*|paddlesl
 class SensitivityOptions:
     """How the sensitivity of the layers is measured.
 
+    ``by`` is what a loss is: ``metric``, the share of the main metric that is lost, or ``output``,
+    how far the outputs move from the unpruned network's on training images, without labels.
     ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
     pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all),
     ``stop_loss`` the loss beyond which a group is not cut deeper (None: chosen by the target)
@@ -47,6 +50,7 @@ class SensitivityOptions:
     stop_loss: float | None = None
     cache_mb: int = 2048
     exact: bool = False
+    by: str = "metric"
 
 
 @dataclass(frozen=True)
@@ -293,6 +297,12 @@ class _Checker:
             f" found {_show(value)}{did_you_mean(value, known)}.",
         )
 
+    def measure(self, key: str, value: object) -> str:
+        if isinstance(value, str) and value in MEASURES:
+            return value
+        hint = did_you_mean(value, MEASURES)
+        raise self.fail(key, f"must be {' or '.join(MEASURES)}, found {_show(value)}{hint}.")
+
     def path(self, key: str, value: object) -> str:
         if isinstance(value, str) and value.strip() and is_possible(value):
             return value
@@ -400,6 +410,7 @@ _SENSITIVITY_CHECKS = {
     "stop_loss": _Checker.amount,
     "cache_mb": _Checker.not_negative,
     "exact": _Checker.boolean,
+    "by": _Checker.measure,
 }
 _LATENCY_CHECKS = {
     "threads": _Checker.positive,

@@ -27,6 +27,7 @@ from .report.build import build_report
 from .report.html import write_report
 from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
+from .sensitivity.outputs import OutputEvaluation
 from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
 from .sensitivity.sequential import Evaluation, spread
 
@@ -132,8 +133,11 @@ class PruningRun:
     ) -> Decision:
         if self.widths is None and isinstance(target, MeasuredTarget):
             measuring = self._measuring(target, groups, ranker, recovery)
-            return decide(target, measuring, self.folder / "latency.json")
-        if self.widths is not None:
+            decision = decide(target, measuring, self.folder / "latency.json")
+            if not measuring.unit:
+                return decision
+            decision = replace(decision, unit=measuring.unit, baseline=None, spread=None)
+        elif self.widths is not None:
             decision = Decision(self.widths)
         else:
             assert isinstance(target, Ratio)
@@ -151,15 +155,21 @@ class PruningRun:
         ranker: Ranker,
         recovery: Recovery,
     ) -> Measuring:
-        if self.evaluation is None:
+        evaluation, unit = self.evaluation, ""
+        if self.section.sensitivity.by == "output":
+            cache = self.section.sensitivity.cache_mb
+            outputs = OutputEvaluation(self.network.model, self.shown, cache, self.folder)
+            evaluation, unit = outputs, outputs.unit
+        if evaluation is None:
             raise PruneError(
                 f"{self.source}: Prune.{target.key} needs an evaluation set to measure "
-                "sensitivity, and Eval is empty. Fill the Eval section, or prune by Prune.ratio."
+                "sensitivity, and Eval is empty. Fill the Eval section, set "
+                "Prune.sensitivity.by: output, or prune by Prune.ratio."
             )
         return Measuring(
-            self.network, groups, self.section, self.source, self.evaluation, ranker,
+            self.network, groups, self.section, self.source, evaluation, ranker,
             recovery, len(self.calibration), self.settings, self.folder, self.logger,
-            self.ranks,
+            self.ranks, unit,
         )  # fmt: skip
 
     def _moments(self) -> Callable[[], ReadMoments]:
@@ -209,6 +219,7 @@ class PruningRun:
             images=evaluation.images if evaluation is not None else None,
             spread=decision.spread,
             latency=decision.latency,
+            loss_of=decision.unit,
             files={name: str(path) for name, path in files.items() if path is not None},
             versions=self.versions,
         )  # fmt: skip

@@ -34,7 +34,8 @@ def test_every_key_is_read() -> None:
         pruned_flops: 0.5
         skip: ["head.*"]
         round_to: 4
-        sensitivity: {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true}
+        sensitivity:
+          {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true, by: output}
         latency: {threads: 2, onednn: false, batch: 4, shape: [3, 960, 960]}
         dry_run: true
         allow_untrained: true
@@ -44,7 +45,9 @@ def test_every_key_is_read() -> None:
         pruned_flops=0.5,
         skip=("head.*",),
         round_to=4,
-        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True),
+        sensitivity=SensitivityOptions(
+            "sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True, by="output"
+        ),
         latency=LatencyOptions(2, False, 4, (3, 960, 960)),
         dry_run=True,
         allow_untrained=True,
@@ -132,6 +135,7 @@ MISTAKES = {
     "{ratio: 0.3, sensitivity: 3}": ["Prune.sensitivity must be a section"],
     "{ratio: 0.3, sensitivity: {file: 3}}": ["Prune.sensitivity.file"],
     "{ratio: 0.3, sensitivity: {samples: 0}}": ["Prune.sensitivity.samples", "1 or more"],
+    "{ratio: 0.3, sensitivity: {by: outputs}}": ["sensitivity.by", 'did you mean "output"?'],
     "{ratio: 0.3, sensitivity: {exact: 1}}": ["Prune.sensitivity.exact", "true or false"],
     "{ratio: 0.3, sensitivity: {cache_mb: -1}}": ["Prune.sensitivity.cache_mb", "0 or more"],
     "{ratio: 0.3, sensitivity: {ratios: 0.5}}": ["Prune.sensitivity.ratios", "a list"],
