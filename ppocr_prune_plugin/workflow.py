@@ -27,7 +27,7 @@ from .report.build import build_report
 from .report.html import write_report
 from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
-from .sensitivity.outputs import OutputEvaluation
+from .sensitivity.outputs import FEW, OutputEvaluation
 from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
 from .sensitivity.sequential import Evaluation, spread
 
@@ -157,8 +157,11 @@ class PruningRun:
     ) -> Measuring:
         evaluation, unit = self.evaluation, ""
         if self.section.sensitivity.by == "output":
-            cache = self.section.sensitivity.cache_mb
-            outputs = OutputEvaluation(self.network.model, self.shown, cache, self.folder)
+            options = self.section.sensitivity
+            outputs = OutputEvaluation(
+                self.network.model, self.shown, options.cache_mb, self.folder,
+                options.samples or FEW,
+            )  # fmt: skip
             evaluation, unit = outputs, outputs.unit
         if evaluation is None:
             raise PruneError(
