@@ -1,7 +1,10 @@
 """First and second moments of what layers read: what compensation and the criterion obs work on.
 
-They are taken once, of the unpruned network in evaluation mode, over all positions of a few images;
-labels are not needed.
+They are taken once, of the unpruned network in evaluation mode, over positions of a few images;
+labels are not needed. Positions count by how much the network's outputs react to what is read
+there: a page is mostly empty, and what a layer gives for paper matters little where the map of text
+is zero all the same. The reaction is the square of the gradient of a random projection of the
+outputs (Hutchinson's estimate of the diagonal of ``J^T J``), one backward pass for each batch.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +27,16 @@ Array = npt.NDArray[Any]
 
 # Positions that are looked at of one image in one layer; more change nothing.
 _POSITIONS = 1024
+# The share of a position's weight that does not depend on the outputs, and how many times the mean
+# reaction the rest may be: few positions must not be all that counts.
+_EQUAL, _LARGEST = 0.3, 10.0
 # What the moments of all layers may take, in bytes; layers beyond it are left as they are.
 _MOST = 2 * 2**30
 
 
 @dataclass
 class Moments:
-    """Count, sum and second moment of the channels that a layer reads, of every second image each:
+    """Weight, sum and second moment of the channels that a layer reads, of every second image each:
     ``[2]``, ``[2, channels]``, ``[2, channels, channels]``."""
 
     count: Array
@@ -41,17 +47,18 @@ class Moments:
     def of_channels(cls, channels: int) -> Moments:
         return cls(np.zeros(2), np.zeros((2, channels)), np.zeros((2, channels, channels)))
 
-    def add(self, half: int, rows: Array) -> None:
-        """Take in ``[positions, channels]``."""
+    def add(self, half: int, rows: Array, weights: Array) -> None:
+        """Take in ``[positions, channels]``, each position as often as its weight says."""
         rows = rows.astype(np.float64)
-        self.count[half] += len(rows)
-        self.total[half] += rows.sum(axis=0)
-        self.second[half] += rows.T @ rows
+        weighted = rows * weights[:, None]
+        self.count[half] += weights.sum()
+        self.total[half] += weighted.sum(axis=0)
+        self.second[half] += weighted.T @ rows
 
     @staticmethod
     def bytes_of(channels: int) -> int:
-        """What the moments of so many channels take."""
-        return 2 * 8 * (channels + 1) ** 2
+        """What the moments of so many channels take, with the reaction to them."""
+        return 3 * 8 * (channels + 1) ** 2
 
     @property
     def usable(self) -> bool:
@@ -85,11 +92,16 @@ class Reader:
 @dataclass(frozen=True)
 class ReadMoments:
     """``moments``: weight → moments of what its layer reads. ``readers`` are the layers that read
-    prunable channels and can mix them, ``left`` the others, with the reason."""
+    prunable channels and can mix them, ``left`` the others, with the reason. ``reactions``: by weight,
+    second moment ``[channels, channels]`` of the gradient of the network's outputs by what is read,
+    summed over the positions of all images; ``remark`` says why there are none, and why all
+    positions count alike, where that is so."""
 
     readers: tuple[Reader, ...]
     left: Mapping[str, str]
     moments: Mapping[str, Moments]
+    reactions: Mapping[str, Array] = field(default_factory=dict)
+    remark: str = ""
 
 
 def nothing_read() -> ReadMoments:
@@ -109,9 +121,9 @@ def collect(
     """
     readers, left = _readers(model, graph)
     watch = _Watch(dict(model.named_sublayers()), readers)
-    with watch.watching(), evaluating(model), paddle.no_grad():
-        for run in batches:
-            run()
+    with watch.watching(), evaluating(model):
+        for number, run in enumerate(batches):
+            watch.take(run(), number)
     norms, moments = watch.norms, watch.moments
     left |= {
         reader.layer: f"the moments of all layers would take more than {_MOST // 2**20} MiB"
@@ -125,7 +137,7 @@ def collect(
         for reader in readers
         if reader.weight not in watch.too_wide
     ]
-    return ReadMoments(tuple(found), left, moments)
+    return ReadMoments(tuple(found), left, moments, watch.reactions, watch.remark)
 
 
 def _readers(model: paddle.nn.Layer, graph: ChannelGraph) -> tuple[list[Reader], dict[str, str]]:
@@ -196,12 +208,18 @@ class _Watch:
 
     Attributes:
         moments: weight → moments.
+        reactions: weight → second moment of the gradient of the outputs.
         too_wide: weights of layers whose moments memory is not spent on.
+        remark: why positions have equal weights; empty where they have not.
     """
 
     def __init__(self, layers: Mapping[str, paddle.nn.Layer], readers: Sequence[Reader]) -> None:
         self.moments: dict[str, Moments] = {}
+        self.reactions: dict[str, Array] = {}
         self.too_wide: set[str] = set()
+        self.remark = ""
+        # What layers have read of the present batch.
+        self._read: list[tuple[str, paddle.Tensor]] = []
         self._layers = layers
         self._readers: dict[str, list[Reader]] = {}
         for reader in readers:
@@ -246,16 +264,65 @@ class _Watch:
         """Whether several layers have the reader's weight."""
         return sum(reader in readers for readers in self._readers.values()) > 1
 
-    def _reads(self, name: str) -> Callable[..., None]:
-        def hook(layer: paddle.nn.Layer, inputs: Any) -> None:
-            wanted = [r.weight for r in self._readers[name] if r.weight not in self.too_wide]
-            rows = _rows(layer, inputs[0]) if wanted else ()
-            for row in rows:
-                for weight in wanted:
-                    moments = self._of(weight, row.shape[-1])
+    def take(self, answer: object, number: int) -> None:
+        """Take in what was read while the network came to this answer.
+
+        Args:
+            answer: what the network gave for a batch.
+            number: of the batch; other numbers have other projections.
+        """
+        reactions = self._reactions(answer, number)
+        for (name, x), reaction in zip(self._read, reactions, strict=True):
+            layer = self._layers[name]
+            rows = _rows(layer, x)
+            weights = np.ones(rows.shape[:2])
+            if reaction is not None:
+                gradients = _rows(layer, reaction).astype(np.float64)
+                found = np.square(gradients).sum(axis=-1)
+                mean = float(found.mean()) or 1.0
+                weights = _EQUAL + (1 - _EQUAL) * np.minimum(found / mean, _LARGEST)
+                self._add_reaction(name, gradients, x.size / rows.size)
+            for row, weight in zip(rows, weights, strict=True):
+                for reader in self._readers[name]:
+                    moments = self._of(reader.weight, row.shape[-1])
                     if moments is not None:
-                        moments.add(self._images[name] % 2, row)
+                        moments.add(self._images[name] % 2, row, weight)
                 self._images[name] += 1
+        self._read.clear()
+
+    def _add_reaction(self, name: str, gradients: Array, times: float) -> None:
+        """``gradients``: ``[images, positions, channels]``; each stands for so many positions."""
+        flat = gradients.reshape(-1, gradients.shape[-1])
+        second = times * (flat.T @ flat)
+        for reader in self._readers[name]:
+            if self._of(reader.weight, flat.shape[-1]) is not None:
+                self.reactions[reader.weight] = self.reactions.get(reader.weight, 0.0) + second
+
+    def _reactions(self, answer: object, number: int) -> list[paddle.Tensor | None]:
+        """The gradient of a projection of the answer by what was read; None where it is not
+        known."""
+        read = [x for _, x in self._read]
+        outputs = [
+            tensor
+            for tensor in paddle.utils.flatten(answer)
+            if isinstance(tensor, paddle.Tensor) and "float" in str(tensor.dtype)
+        ]
+        try:
+            projected = [_projected(tensor, number) for tensor in outputs if tensor.size]
+            if read and not self.remark:
+                return list(paddle.grad(projected, read, allow_unused=True))
+        except Exception as error:  # whatever an operation without a gradient raises
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.remark = lines[-1].strip()
+        return [None] * len(read)
+
+    def _reads(self, name: str) -> Callable[..., Any]:
+        def hook(layer: paddle.nn.Layer, inputs: Any) -> Any:
+            # A copy of its own: what other layers make of the same values does not count.
+            own = inputs[0] * 1.0
+            own.stop_gradient = False
+            self._read.append((name, own))
+            return (own, *inputs[1:])
 
         return hook
 
@@ -291,6 +358,16 @@ def _sharing(layers: Mapping[str, paddle.nn.Layer], name: str, own: str) -> list
     """A layer, and whatever other layers have its weight, by the name that it has in the layer."""
     weight = getattr(layers[name], own)
     return [name for name, layer in layers.items() if getattr(layer, own, None) is weight]
+
+
+def _projected(output: paddle.Tensor, number: int) -> paddle.Tensor:
+    """The sum of an output's values with signs drawn at random, as many of either along the last
+    axis: what all classes gain together is nothing."""
+    shape = tuple(output.shape)
+    signs = np.broadcast_to(np.where(np.arange(shape[-1]) % 2, -1.0, 1.0), shape)
+    drawn = np.random.default_rng(number).permuted(signs, axis=-1)
+    scale = float(output.astype("float32").square().mean()) ** 0.5 or 1.0
+    return (output.astype("float32") * paddle.to_tensor(drawn.astype(np.float32))).sum() / scale
 
 
 def _rows(layer: paddle.nn.Layer, x: paddle.Tensor) -> Array:

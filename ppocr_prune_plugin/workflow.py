@@ -185,6 +185,11 @@ class PruningRun:
         read = moments() if compensate else None
         for layer, why in (read.left if read is not None else {}).items():
             self.logger.info(f"prune: {layer} cannot be compensated: {why}")
+        if read is not None and read.remark:
+            self.logger.info(
+                "prune: all positions count alike for compensation, since the outputs have no "
+                f"gradient: {read.remark}"
+            )
         model, graph = self.network.model, self.network.graph
         return Recovery(model, graph, self.calibration, read, self.shown)
 
