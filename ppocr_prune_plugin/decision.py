@@ -93,7 +93,7 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {group.name: Curve((options.ratios[-1],), (0.0,)) for group in measuring.groups}
         target.widths(chooser.search(deepest))
-        *first, last = target.depths(options.stop_loss)
+        *first, last = target.depths(options.stop_loss, distances=bool(measuring.unit))
         decision: Decision | None = None
         for depth in first:
             try:

@@ -92,9 +92,9 @@ class Reader:
 @dataclass(frozen=True)
 class ReadMoments:
     """``moments``: weight → moments of what its layer reads. ``readers`` are the layers that read
-    prunable channels and can mix them, ``left`` the others, with the reason. ``reactions``: by weight,
-    second moment ``[channels, channels]`` of the gradient of the network's outputs by what is read,
-    summed over the positions of all images; ``remark`` says why there are none, and why all
+    prunable channels and can mix them, ``left`` the others, with the reason. ``reactions``: weight
+    → second moment ``[channels, channels]`` of the gradient of the network's outputs by what is
+    read, summed over all positions of all images; ``remark`` says why there are none, and why all
     positions count alike, where that is so."""
 
     readers: tuple[Reader, ...]
@@ -277,11 +277,10 @@ class _Watch:
             rows = _rows(layer, x)
             weights = np.ones(rows.shape[:2])
             if reaction is not None:
-                gradients = _rows(layer, reaction).astype(np.float64)
-                found = np.square(gradients).sum(axis=-1)
+                found = np.square(_rows(layer, reaction), dtype=np.float64).sum(axis=-1)
                 mean = float(found.mean()) or 1.0
                 weights = _EQUAL + (1 - _EQUAL) * np.minimum(found / mean, _LARGEST)
-                self._add_reaction(name, gradients, x.size / rows.size)
+                self._add_reaction(name, reaction)
             for row, weight in zip(rows, weights, strict=True):
                 for reader in self._readers[name]:
                     moments = self._of(reader.weight, row.shape[-1])
@@ -290,12 +289,15 @@ class _Watch:
                 self._images[name] += 1
         self._read.clear()
 
-    def _add_reaction(self, name: str, gradients: Array, times: float) -> None:
-        """``gradients``: ``[images, positions, channels]``; each stands for so many positions."""
-        flat = gradients.reshape(-1, gradients.shape[-1])
-        second = times * (flat.T @ flat)
+    def _add_reaction(self, name: str, gradient: paddle.Tensor) -> None:
+        """``gradient``: as the layer reads."""
+        if _reads_last(self._layers[name]):
+            flat = gradient.flatten(0, -2).transpose([1, 0])
+        else:
+            flat = gradient.flatten(2).transpose([1, 0, 2]).flatten(1)
+        second = paddle.matmul(flat, flat, transpose_y=True).astype("float64").numpy()
         for reader in self._readers[name]:
-            if self._of(reader.weight, flat.shape[-1]) is not None:
+            if self._of(reader.weight, len(second)) is not None:
                 self.reactions[reader.weight] = self.reactions.get(reader.weight, 0.0) + second
 
     def _reactions(self, answer: object, number: int) -> list[paddle.Tensor | None]:
@@ -370,10 +372,15 @@ def _projected(output: paddle.Tensor, number: int) -> paddle.Tensor:
     return (output.astype("float32") * paddle.to_tensor(drawn.astype(np.float32))).sum() / scale
 
 
+def _reads_last(layer: paddle.nn.Layer) -> bool:
+    """Whether a layer's channels lie along the last axis of what it reads, not the second."""
+    return isinstance(layer, paddle.nn.Linear | RNNBase)
+
+
 def _rows(layer: paddle.nn.Layer, x: paddle.Tensor) -> Array:
     """What a layer reads, as ``[images, positions, channels]``: at most so many positions, evenly
     spread."""
-    if isinstance(layer, paddle.nn.Linear | RNNBase):
+    if _reads_last(layer):
         array = x.astype("float32").numpy()
         array = array.reshape(len(array), -1, array.shape[-1])
     else:
