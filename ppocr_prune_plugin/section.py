@@ -91,7 +91,7 @@ class PruneSection:
     """
 
     enable: bool = True
-    criterion: str = "fpgm"
+    criterion: str = "obs"
     ratio: Target | None = None
     max_loss: float | None = None
     pruned_flops: float | None = None

@@ -21,7 +21,7 @@ def parse(text: str) -> PruneSection:
 def test_defaults() -> None:
     section = parse("ratio: 0.3")
     assert section == PruneSection(ratio=0.3)
-    assert section.enable and section.criterion == "fpgm" and section.round_to == 8
+    assert section.enable and section.criterion == "obs" and section.round_to == 8
     assert section.sensitivity.ratios == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert section.target == ("ratio", 0.3)
 

@@ -32,6 +32,8 @@ _STEPS = 512
 class Obs:
     """Scores are the order in which channels go; the last ones to go score highest."""
 
+    asks_for_gradients = False  # of the training loss
+
     def __init__(self) -> None:
         self._read: ReadMoments | None = None
 
@@ -42,11 +44,11 @@ class Obs:
             PruneError: there are no images to take them on.
         """
         self._read = context.moments()
-        if not any(moments.usable for moments in self._read.moments.values()):
+        seen = any(moments.usable for moments in self._read.moments.values())
+        if not seen and (self._read.readers or not self._read.left):
             raise PruneError(
                 "Prune.criterion is obs, which looks at what the network computes on training "
-                "images, and there are none. Fill the Train section (and let Prune.bn_batches be "
-                "1 or more), or take Prune.criterion: fpgm."
+                "images, and there are none. Fill the Train section, or take Prune.criterion: l1."
             )
 
     def importance(self, group: ChannelGroup, arrays: Arrays) -> Array:
