@@ -278,6 +278,7 @@ class _Watch:
             weights = np.ones(rows.shape[:2])
             if reaction is not None:
                 found = np.square(_rows(layer, reaction), dtype=np.float64).sum(axis=-1)
+                found = np.where(np.isfinite(found), found, 0.0)
                 mean = float(found.mean()) or 1.0
                 weights = _EQUAL + (1 - _EQUAL) * np.minimum(found / mean, _LARGEST)
                 self._add_reaction(name, reaction)
@@ -295,6 +296,7 @@ class _Watch:
             flat = gradient.flatten(0, -2).transpose([1, 0])
         else:
             flat = gradient.flatten(2).transpose([1, 0, 2]).flatten(1)
+        flat = paddle.where(paddle.isfinite(flat), flat, paddle.zeros_like(flat))
         second = paddle.matmul(flat, flat, transpose_y=True).astype("float64").numpy()
         for reader in self._readers[name]:
             if self._of(reader.weight, len(second)) is not None:
@@ -312,7 +314,10 @@ class _Watch:
         try:
             projected = [_projected(tensor, number) for tensor in outputs if tensor.size]
             if read and not self.remark:
-                return list(paddle.grad(projected, read, allow_unused=True))
+                found = list(paddle.grad(projected, read, allow_unused=True))
+                if any(gradient is not None for gradient in found):
+                    return found
+                self.remark = "they depend on none of the layers that read channels"
         except Exception as error:  # whatever an operation without a gradient raises
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self.remark = lines[-1].strip()

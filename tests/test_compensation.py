@@ -216,6 +216,45 @@ def test_what_is_dropped_at_random_is_not_seen() -> None:
     assert np.array_equal(found[0].total, found[1].total)
 
 
+class Half(nn.Layer):
+    """Its answer depends on the right half of an image alone, or (``detached``) has no gradient."""
+
+    def __init__(self, detached: bool = False) -> None:
+        super().__init__()
+        self.first, self.reader = nn.Conv2D(3, 8, 1), nn.Conv2D(8, 4, 1)
+        self.detached = detached
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        right = (paddle.arange(x.shape[-1]) >= x.shape[-1] // 2).astype("float32")
+        y = self.reader(self.first(x)) * right
+        return y.detach() if self.detached else y
+
+
+def test_positions_count_by_what_the_answer_makes_of_them() -> None:
+    model = Half()
+    model.first.weight.set_value(np.eye(8, 3, dtype="float32")[:, :, None, None])
+    model.first.bias.set_value(np.zeros(8, "float32"))
+    left = np.zeros((4, 3, 16, 24), "float32")
+    left[..., :12] = 1.0
+    x = paddle.to_tensor(left)
+    read = collect(model, build_graph(model, INPUTS), [lambda: model(x)])
+    moments = read.moments["reader.weight"]
+    # On average a position on the right reacts twice the mean: 0.3 against 0.3 + 0.7 * 2.
+    mean, _ = moments.about(shift=True)
+    assert mean[0] == pytest.approx(0.3 / (0.3 + 1.7), rel=0.15) and mean[3] == 0
+    # A position's gradient is W^T s, with signs s that do not depend on each other.
+    weight, reaction = model.reader.weight.numpy()[..., 0, 0], read.reactions["reader.weight"]
+    assert read.remark == ""
+    assert np.corrcoef(reaction.ravel(), (weight.T @ weight).ravel())[0, 1] > 0.9
+
+
+def test_without_a_gradient_all_positions_count_alike() -> None:
+    model = Half(detached=True)
+    read = collect(model, build_graph(model, INPUTS), [lambda: model(images(4))])
+    assert read.remark and read.reactions == {}
+    assert read.moments["reader.weight"].count.sum() == 4 * 16 * 24
+
+
 def test_moments_that_take_too_much_memory_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are left, and named, from where the memory for all of them is used up."""
     model = nn.Sequential(nn.Conv2D(3, 8, 1), nn.Conv2D(8, 6, 1), nn.Conv2D(6, 4, 1))
