@@ -38,6 +38,7 @@ class Decision:
     unpruned model and where it would lie on other sets of as many images; ``file`` holds the
     measured curves; ``feasibility`` are rows (share of what the target counts, predicted loss);
     ``latency`` is what was measured of networks of these widths, ``latency_table`` where;
+    ``unit`` is what losses are where they are not shares of the metric;
     ``problem`` says that nothing would be pruned, and what would prune something. All but the
     widths are there only where they were needed.
     """
@@ -49,6 +50,7 @@ class Decision:
     feasibility: Rows = ()
     latency: Latency | None = None
     latency_table: Path | None = None
+    unit: str = ""
     problem: PruneError | None = None
 
     def predicted_losses(self, groups: Sequence[ChannelGroup]) -> dict[str, float]:
@@ -91,7 +93,7 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {group.name: Curve((options.ratios[-1],), (0.0,)) for group in measuring.groups}
         target.widths(chooser.search(deepest))
-        *first, last = target.depths(options.stop_loss)
+        *first, last = target.depths(options.stop_loss, distances=bool(measuring.unit))
         decision: Decision | None = None
         for depth in first:
             try:

@@ -27,7 +27,8 @@ class Measuring:
     """Measures the curves of the groups that may be pruned, with whoever is on the ranks.
 
     ``source`` names where the section is written, for messages; ``ranker`` has seen the unpruned
-    network; ``batches`` counts those that ``recovery`` runs; ``settings`` are what else losses
+    network; ``unit`` is what losses are where they are not shares of the metric ("" where they
+    are); ``batches`` counts those that ``recovery`` runs; ``settings`` are what else losses
     depend on, by name, where the criterion looks at the network (True) or at weights alone;
     ``folder`` takes the sensitivity file where the section names none.
     """
@@ -44,6 +45,7 @@ class Measuring:
     folder: Path
     logger: logging.Logger
     ranks: Ranks
+    unit: str = ""
 
     def begin(self) -> Analysis:
         """Evaluate the unpruned model, unless the sensitivity file has it; ``file`` of what comes
@@ -55,6 +57,14 @@ class Measuring:
         """
         analysis, evaluation = self._analysis(), self.evaluation
         file = analysis.file
+        if self.unit:
+            file.baseline = evaluation.baseline()
+            self.logger.info(
+                "prune: a loss is how far the outputs move from the unpruned network's on "
+                f"{evaluation.images} training images, without their labels: {self.unit}, from 0 "
+                "(the same) to 1"
+            )
+            return analysis
         if file.baseline is None:
             self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")
             file.baseline, file.spread = evaluation.baseline(), spread(evaluation)
@@ -71,7 +81,7 @@ class Measuring:
     def curves(self, analysis: Analysis, depth: Depth) -> dict[str, Curve]:
         """Measure what the file lacks; the curve of each group."""
         number = f"all {self.evaluation.images} images"
-        if not self.section.sensitivity.exact:
+        if not self.section.sensitivity.exact and not self.unit:
             number = f"at most {number}, as many as it takes to be {CONFIDENCE:.0%} sure of a point"
         self.logger.info(
             f"prune: sensitivity of {len(self.groups)} layers on {number}, each layer until its "
@@ -113,6 +123,7 @@ class Measuring:
             evaluation.data,
             self.batches,
             self.settings(self.ranker.looks),
+            self.section.sensitivity.by,
         )
         file, remark = open_sensitivity(path, belongs, self.network.graph.groups, names)
         if remark and self.ranks.rank == 0:

@@ -21,6 +21,7 @@ from .files import is_possible
 
 CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
+MEASURES = ("metric", "output")
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 
 Target: TypeAlias = float | dict[str, float]
@@ -35,6 +36,8 @@ _OUTSIDE_CRITERION = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*|paddlesl
 class SensitivityOptions:
     """How the sensitivity of the layers is measured.
 
+    ``by`` is what a loss is: ``metric``, the share of the main metric that is lost, or ``output``,
+    how far the outputs move from the unpruned network's on training images, without labels.
     ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
     pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all),
     ``stop_loss`` the loss beyond which a group is not cut deeper (None: chosen by the target)
@@ -48,6 +51,7 @@ class SensitivityOptions:
     stop_loss: float | None = None
     cache_mb: int = 2048
     exact: bool = False
+    by: str = "metric"
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,11 @@ class LatencyOptions:
     size that FLOPs are counted at).
     """
 
-    engine: str | None = None
     threads: int = 1
     onednn: bool = True
     batch: int = 1
     shape: tuple[int, int, int] | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class PruneSection:
     """
 
     enable: bool = True
-    criterion: str = "fpgm"
+    criterion: str = "obs"
     ratio: Target | None = None
     max_loss: float | None = None
     pruned_flops: float | None = None
@@ -340,6 +344,12 @@ class _Checker:
         hint = did_you_mean(value, known()) if isinstance(value, str) else ""
         raise self.fail(key, f"must be one of {', '.join(known())}, found {_show(value)}{hint}.")
 
+    def measure(self, key: str, value: object) -> str:
+        if isinstance(value, str) and value in MEASURES:
+            return value
+        hint = did_you_mean(value, MEASURES)
+        raise self.fail(key, f"must be {' or '.join(MEASURES)}, found {_show(value)}{hint}.")
+
     def path(self, key: str, value: object) -> str:
         if isinstance(value, str) and value.strip() and is_possible(value):
             return value
@@ -503,6 +513,7 @@ _SENSITIVITY_CHECKS = {
     "stop_loss": _Checker.amount,
     "cache_mb": _Checker.not_negative,
     "exact": _Checker.boolean,
+    "by": _Checker.measure,
 }
 _LATENCY_CHECKS = {
     "engine": _Checker.engine,

@@ -26,6 +26,7 @@ from .report.build import build_report
 from .report.html import write_report
 from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
+from .sensitivity.outputs import FEW, OutputEvaluation
 from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
 from .sensitivity.sequential import Evaluation, spread
 
@@ -131,8 +132,11 @@ class PruningRun:
     ) -> Decision:
         if self.widths is None and isinstance(target, MeasuredTarget):
             measuring = self._measuring(target, groups, ranker, recovery)
-            return decide(target, measuring, self.folder / "latency.json")
-        if self.widths is not None:
+            decision = decide(target, measuring, self.folder / "latency.json")
+            if not measuring.unit:
+                return decision
+            decision = replace(decision, unit=measuring.unit, baseline=None, spread=None)
+        elif self.widths is not None:
             decision = Decision(self.widths)
         else:
             assert isinstance(target, Ratio)
@@ -150,15 +154,24 @@ class PruningRun:
         ranker: Ranker,
         recovery: Recovery,
     ) -> Measuring:
-        if self.evaluation is None:
+        evaluation, unit = self.evaluation, ""
+        if self.section.sensitivity.by == "output":
+            options = self.section.sensitivity
+            outputs = OutputEvaluation(
+                self.network.model, self.shown, options.cache_mb, self.folder,
+                options.samples or FEW,
+            )  # fmt: skip
+            evaluation, unit = outputs, outputs.unit
+        if evaluation is None:
             raise PruneError(
                 f"{self.source}: Prune.{target.key} needs an evaluation set to measure "
-                "sensitivity, and Eval is empty. Fill the Eval section, or prune by Prune.ratio."
+                "sensitivity, and Eval is empty. Fill the Eval section, set "
+                "Prune.sensitivity.by: output, or prune by Prune.ratio."
             )
         return Measuring(
-            self.network, groups, self.section, self.source, self.evaluation, ranker,
+            self.network, groups, self.section, self.source, evaluation, ranker,
             recovery, len(self.calibration), self.settings, self.folder, self.logger,
-            self.ranks,
+            self.ranks, unit,
         )  # fmt: skip
 
     def _moments(self) -> Callable[[], ReadMoments]:
@@ -171,6 +184,11 @@ class PruningRun:
         read = moments() if compensate else None
         for layer, why in (read.left if read is not None else {}).items():
             self.logger.info(f"prune: {layer} cannot be compensated: {why}")
+        if read is not None and read.remark:
+            self.logger.info(
+                "prune: all positions count alike for compensation, since the outputs have no "
+                f"gradient: {read.remark}"
+            )
         model, graph = self.network.model, self.network.graph
         return Recovery(model, graph, self.calibration, read, self.shown)
 
@@ -208,6 +226,7 @@ class PruningRun:
             images=evaluation.images if evaluation is not None else None,
             spread=decision.spread,
             latency=decision.latency,
+            loss_of=decision.unit,
             files={name: str(path) for name, path in files.items() if path is not None},
             versions=self.versions,
         )  # fmt: skip

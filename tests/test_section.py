@@ -23,7 +23,7 @@ def parse(text: str) -> PruneSection:
 def test_defaults() -> None:
     section = parse("ratio: 0.3")
     assert section == PruneSection(ratio=0.3)
-    assert section.enable and section.criterion == "fpgm" and section.round_to == 8
+    assert section.enable and section.criterion == "obs" and section.round_to == 8
     assert section.sensitivity.ratios == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert section.target == ("ratio", 0.3)
 
@@ -36,7 +36,8 @@ def test_every_key_is_read() -> None:
         pruned_flops: 0.5
         skip: ["head.*"]
         round_to: 4
-        sensitivity: {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true}
+        sensitivity:
+          {file: sen.pickle, ratios: [0.2, 0.5], samples: 20, cache_mb: 0, exact: true, by: output}
         latency: {threads: 2, onednn: false, batch: 4, shape: [3, 960, 960]}
         dry_run: true
         allow_untrained: true
@@ -46,7 +47,9 @@ def test_every_key_is_read() -> None:
         pruned_flops=0.5,
         skip=("head.*",),
         round_to=4,
-        sensitivity=SensitivityOptions("sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True),
+        sensitivity=SensitivityOptions(
+            "sen.pickle", (0.2, 0.5), 20, cache_mb=0, exact=True, by="output"
+        ),
         latency=LatencyOptions(2, False, 4, (3, 960, 960)),
         dry_run=True,
         allow_untrained=True,
@@ -134,6 +137,7 @@ MISTAKES = {
     "{ratio: 0.3, sensitivity: 3}": ["Prune.sensitivity must be a section"],
     "{ratio: 0.3, sensitivity: {file: 3}}": ["Prune.sensitivity.file"],
     "{ratio: 0.3, sensitivity: {samples: 0}}": ["Prune.sensitivity.samples", "1 or more"],
+    "{ratio: 0.3, sensitivity: {by: outputs}}": ["sensitivity.by", 'did you mean "output"?'],
     "{ratio: 0.3, sensitivity: {exact: 1}}": ["Prune.sensitivity.exact", "true or false"],
     "{ratio: 0.3, sensitivity: {cache_mb: -1}}": ["Prune.sensitivity.cache_mb", "0 or more"],
     "{ratio: 0.3, sensitivity: {ratios: 0.5}}": ["Prune.sensitivity.ratios", "a list"],

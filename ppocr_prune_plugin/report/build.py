@@ -36,6 +36,7 @@ def build_report(
     images: int | None = None,
     spread: tuple[float, float] | None = None,
     latency: Latency | None = None,
+    loss_of: str = "",
     files: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Report:
@@ -54,6 +55,7 @@ def build_report(
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
             images, ``spread`` where the first would lie on other sets of as many.
         latency: where it was the target.
+        loss_of: what losses are, where they are not shares of the metric.
         files: label → path, to be listed.
         versions: name → version, beside those of the plugin, Paddle, NumPy and Python.
     """
@@ -74,6 +76,7 @@ def build_report(
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
         feasibility_of=target.counted,
+        loss_of=loss_of,
         round_to=section.round_to,
         dry_run=section.dry_run,
         source=source,

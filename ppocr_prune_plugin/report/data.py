@@ -101,8 +101,9 @@ class Report:
     unpruned model and right after pruning (None where there is no evaluation set), ``spread``
     where the unpruned model's would lie on other sets of as many images (95 of 100).
     ``feasibility`` are rows (share of ``feasibility_of`` removed, predicted loss; None where that
-    much is out of reach). ``latency`` is there where it was the target. ``unknown`` counts the
-    operations without a rule. ``files`` and ``versions`` are shown as they
+    much is out of reach). ``loss_of`` is what losses are, where they are not shares of the metric:
+    the unit of a distance between outputs. ``latency`` is there where it was the target.
+    ``unknown`` counts the operations without a rule. ``files`` and ``versions`` are shown as they
     are: label → path, name → version.
     """
 
@@ -122,6 +123,7 @@ class Report:
     unknown: Mapping[str, int] = field(default_factory=dict)
     feasibility: tuple[tuple[float, float | None], ...] = ()
     feasibility_of: str = "FLOPs"
+    loss_of: str = ""
     round_to: int = 1
     dry_run: bool = False
     source: str = ""
@@ -245,7 +247,8 @@ _SCHEMA = record(
         "created": text,
         "files": mapping(text),
         "versions": mapping(text),
-    }
+    },
+    {"loss_of": text},
 )
 
 

@@ -145,7 +145,8 @@ def _feasibility(report: Report) -> str:
         )
     return (
         "<section><h2>What each target would cost</h2>"
-        f"<p>Predicted loss of the metric, before fine-tuning, if that share of the model&rsquo;s "
+        f"<p>Predicted {_what_loss_is(report)}, before fine-tuning, if that share of the "
+        "model&rsquo;s "
         f"{escape(report.feasibility_of)} were removed where it hurts least. Predictions add up "
         "what each layer costs by itself; layers pruned together usually cost more, and "
         "fine-tuning wins most of it back.</p>"
@@ -153,6 +154,12 @@ def _feasibility(report: Report) -> str:
         f'<th></th><th class="number">predicted loss</th></tr></thead><tbody>{"".join(rows)}'
         f"</tbody></table></div>{_prediction(report)}</section>"
     )
+
+
+def _what_loss_is(report: Report) -> str:
+    if not report.loss_of:
+        return "loss of the metric"
+    return f"distance of the outputs from the unpruned model&rsquo;s ({escape(report.loss_of)})"
 
 
 def _pruned(report: Report) -> float:
@@ -168,6 +175,11 @@ def _prediction(report: Report) -> str:
     if not losses or not report.before or report.after is None:
         return ""
     measured = (report.before - report.after) / report.before
+    if report.loss_of:
+        return (
+            f'<p class="muted below">Of this plan: a distance of {sum(losses):.2%} predicted; '
+            f"{measured:.2%} of the metric lost right after pruning.</p>"
+        )
     return (
         f'<p class="muted below">Of this plan: {sum(losses):.2%} predicted, {measured:.2%} '
         "measured right after pruning.</p>"
@@ -231,7 +243,7 @@ def _curves(report: Report) -> str:
     )
     return (
         "<section><h2>Sensitivity, most sensitive first</h2>"
-        "<p>Each layer pruned by itself: how much of the metric is lost (upwards) when a share of "
+        f"<p>Each layer pruned by itself: the {_what_loss_is(report)} (upwards) when a share of "
         "its channels is removed (to the right). All curves have the same scale; below zero, "
         "pruning helped. Point at a dot to read it.</p>"
         f"{_legend()}"

@@ -10,7 +10,7 @@ import paddle
 
 # Of this package's way to measure. Raise it with every change that would give the same network,
 # images and settings other losses: another cut, another adaptation of batch norms, another metric.
-METHOD = 2
+METHOD = 3
 
 NOT_SET = "not set"
 _SHOWN = 6  # differences in one message
@@ -23,6 +23,7 @@ def fingerprint(
     data: str,
     bn_batches: int,
     settings: Mapping[str, str],
+    by: str = "metric",
 ) -> dict[str, str]:
     """What a sensitivity file belongs to.
 
@@ -33,6 +34,7 @@ def fingerprint(
         data: what tells one evaluation set from another.
         bn_batches: number of batches that batch norms are re-estimated on.
         settings: what else the metric and the cut depend on, by name.
+        by: what losses are shares of, as in ``Prune.sensitivity.by``.
     """
     structure, weights = hashlib.sha256(), hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -47,6 +49,8 @@ def fingerprint(
         "evaluation set": data,
         "bn_batches": str(bn_batches),
         "method of measuring": str(METHOD),
+        # Not said where it is the metric: files that were measured before there was a choice.
+        **({} if by == "metric" else {"Prune.sensitivity.by": by}),
         **settings,
     }
 
