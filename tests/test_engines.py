@@ -55,7 +55,9 @@ def test_every_engine_answers_alike(models: Path, name: str) -> None:
         paddle.prepare(arrays)
         session.run()
         (found,), (expected,) = session.outputs(), paddle.outputs()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        # OpenVINO chooses bfloat16 where the processor has it.
+        allowed = 0.05 if "bf16" in session.how else 1e-5
+        np.testing.assert_allclose(found, expected, atol=allowed)
     with pytest.raises(PruneError, match="takes .* of shape anyx3xanyxany, not 1x4x8x8"):
         examples(session.inputs, [[1, 4, 8, 8]])
     assert engine.version()[0].isdigit()
@@ -159,7 +161,10 @@ def test_bench_times_models_in_turns(models: Path, capfd: pytest.CaptureFixture)
         (["."], "holds no exported model: inference.json"),
         (["net.onnx", "--engine", "onxruntime"], 'no engine "onxruntime" .did you mean'),
         (["net.onnx", "--engine", "paddle"], "net.onnx: Paddle Inference .* cannot run this model"),
-        (["net.onnx", "--engine", "onnxruntime", "--shape", "4x32x32"], "not 1x4x32x32"),
+        (
+            ["net.onnx", "--engine", "onnxruntime", "--shape", "4x32x32"],
+            "net.onnx: the model takes .* not 1x4x32x32",
+        ),
         (["net.onnx", "--shape", "32"], '--shape is "32"; write channels, height and width'),
         (["net.onnx", "--threads", "0"], "--threads is 0; it has to be 1 or more"),
         (

@@ -25,6 +25,8 @@ from ..report.lines import text_table
 
 # Half of the runs took by so much longer than the fastest: something else runs.
 _BUSY = 0.25
+# Seconds that all rounds together may take.
+_PATIENCE = 24 * 3600.0
 # Sides of an image where a model takes any.
 _SIDE = 640
 
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, key) < 1:
             raise PruneError(f"--{key} is {getattr(args, key)}; it has to be 1 or more.")
     shape = None if args.shape is None else _shape(args.shape)
-    engines = [engine_class(name) for name in args.engine or installed()]
+    engines = [engine_class(name) for name in args.engine] if args.engine else _usable()
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-bench-") as folder:
         bench = _Bench(Path(folder), engines, bool(args.engine), args.threads, args.batch, shape)
         results, disturbance = bench.run(args.models, args.rounds)
@@ -96,6 +98,17 @@ def run(args: argparse.Namespace) -> int:
         for line in _table(results, args):
             print(line)
     return 0
+
+
+def _usable() -> list[type[Engine]]:
+    """All that are installed; of those that cannot be used the reason is said."""
+    found = []
+    for name in installed():
+        try:
+            found.append(engine_class(name))
+        except PruneError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return found
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -127,18 +140,21 @@ class _Bench:
             try:
                 ready.append((engine, file, *self._alone(engine, file)))
             except Failure as error:
+                names = [name for name in installed() if name != engine.name]
                 others = ", ".join(e.name for e in self._engines if e is not engine)
                 said = (
                     f"{file.path}: {engine.title} {engine.version()} cannot run this model: {error}"
                 )
                 if self._named or not others:
                     raise PruneError(
-                        f"{said}. Try another engine: {', '.join(installed())}."
+                        f"{said}. Try another engine: {', '.join(names) or 'none is installed'}."
                     ) from error
                 print(f"{said}. Left out; the others are {others}.", file=sys.stderr)
+            except PruneError as error:
+                raise PruneError(f"{file.path}: {error}") from error
         if not ready:
             raise PruneError("no engine can run any of these models")
-        with contextlib.closing(Process()) as process:
+        with contextlib.closing(Process(_PATIENCE)) as process:
             asked = [request for *_, request in ready]
             times = process.ask("time", models=asked, seconds=1e9, rounds=[rounds, rounds])["times"]
         first: dict[str, float] = {}

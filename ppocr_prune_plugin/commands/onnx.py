@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import PruneError, quoted
-from ..export.onnx_file import convert
+from ..export.onnx_file import OPSET, convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opset",
         type=int,
-        default=14,
+        default=OPSET,
         metavar="N",
         help="operator set (default: %(default)s)",
     )

@@ -35,6 +35,7 @@ class _Session(Session):
     def __init__(self, core: Any, model: Any, settings: dict[str, int]) -> None:
         self._core, self._model, self._settings = core, model, settings
         self._request: Any = None
+        self._precision = ""
         self.inputs = tuple(
             Input(
                 item.get_any_name(),
@@ -48,11 +49,17 @@ class _Session(Session):
         chosen = list(zip(self.inputs, arrays, strict=False))
         self._model.reshape({item.name: list(array.shape) for item, array in chosen})
         compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        self._precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self._request = compiled.create_infer_request()
         self._request.infer({item.name: array for item, array in chosen})
 
     def run(self) -> None:
         self._request.infer()
+
+    @property
+    def how(self) -> str:
+        """In the precision that OpenVINO chooses for this processor."""
+        return self._precision
 
     def outputs(self) -> list[Array]:
         return [np.array(item.data) for item in self._request.output_tensors]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 
 from ..errors import PruneError, did_you_mean
-from .interface import Engine
+from .interface import ONNX, Engine
 from .onnx_runtime import OnnxRuntime
 from .open_vino import OpenVino
 from .paddle import PaddleInference
@@ -58,6 +59,12 @@ def engine_class(name: str) -> type[Engine]:
         raise PruneError(
             f"the engine {name} ({point.value}) is no ppocr_prune_plugin.engines.Engine"
         )
+    lacks = [item for item in ("name", "title", "module", "install") if not hasattr(found, item)]
+    if lacks or found.name != name:
+        problem = f"lacks {', '.join(lacks)}" if lacks else f"calls itself {found.name!r}"
+        raise PruneError(f"the engine {name} ({point.value}) {problem}")
+    if not found.is_installed():
+        raise PruneError(f"{found.title} is not installed: {found.install}.")
     return found
 
 
@@ -67,11 +74,14 @@ def installed() -> list[str]:
 
 
 def choose(name: str | None) -> type[Engine]:
-    """The engine of a name or, where there is none, the first of our own that is installed.
+    """The engine of a name or, where there is none, the first of our own that is installed, with
+    what converts models for it.
 
     Raises:
         PruneError: as :func:`engine_class`.
     """
     if name is not None:
         return engine_class(name)
-    return next(engine for engine in _OWN if engine.is_installed())
+    converts = importlib.util.find_spec("paddle2onnx") is not None
+    usable = (e for e in _OWN if e.is_installed() and (converts or e.takes != ONNX))
+    return next(usable)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from ..engines.turns import take_turns
 from ..errors import PruneError
 
 Request = dict[str, Any]
+
+# What a model's files are called, after the name that requests have.
+_SUFFIXES = ("", ".json", ".pdmodel", ".pdiparams")
 
 
 class Worker:
@@ -88,7 +92,8 @@ class Worker:
 
     def _session(self, model: Request) -> Session:
         path = Path(model["file"])
-        changed = [item.stat().st_mtime_ns for item in sorted(path.parent.glob(f"{path.name}*"))]
+        files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+        changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
         key = json.dumps([model, changed])
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
@@ -101,12 +106,20 @@ class Worker:
 
 
 def _peak_memory() -> int | None:
+    """Most bytes that this process has held. What ``getrusage`` says is that of the process that
+    started this one, where that held more, so that it serves where there is nothing else."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+        return 1024 * int(peak)
+    except (OSError, ValueError):
+        pass
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else 1024 * found
 
 
 def serve(requests: Any, answers: Any) -> None:
