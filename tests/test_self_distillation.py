@@ -269,6 +269,7 @@ def test_batch_norms_are_frozen_by_what_training_has(
     arguments = {
         "config": config,
         "train_dataloader": paddle.io.DataLoader(data, batch_size=4),
+        "loss_class": paddle.nn.CrossEntropyLoss(),
         "logger": logging.getLogger("test"),
     }
     section = PruneSection(ratio=0.3, recovery=RecoveryOptions(compensate))
