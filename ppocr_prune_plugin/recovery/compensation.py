@@ -31,8 +31,9 @@ from ..plan import GroupPlan
 
 Array = npt.NDArray[Any]
 
-# Weights of the ridge, as shares of the mean variance; the last trusts the means alone.
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, np.inf)
+# Weights of the ridge, as shares of the mean variance. The first is for channels that are
+# combinations of others to the last digit; the last trusts the means alone.
+_RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, np.inf)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ def _prune_part(
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
-            found |= {f"Prune.recovery.{k}": str(v) for k, v in vars(section.recovery).items()}
+            for key in ("compensate", "images"):  # the others are about training
+                found[f"Prune.recovery.{key}"] = str(getattr(section.recovery, key))
             if looks:
                 seen = calibration_batches(whole, _for_gradients(section), batches_folder, ranks)
                 found.update(gradient_settings(whole["config"], seen))
