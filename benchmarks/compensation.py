@@ -1,4 +1,4 @@
-"""Cut every channel group by itself, and see how far the outputs move with compensation and without.
+"""Cut each channel group by itself: how far do outputs move, with compensation and without?
 
 Real weights of five networks, on lines and pages of text. The moments are taken on some images, the
 distance from the unpruned network's outputs on others. A group is cut by the criterion and the

@@ -93,7 +93,7 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
         # Before hours of measuring: could the target be reached if nothing hurt?
         deepest = {group.name: Curve((options.ratios[-1],), (0.0,)) for group in measuring.groups}
         target.widths(chooser.search(deepest))
-        *first, last = target.depths(options.stop_loss)
+        *first, last = target.depths(options.stop_loss, distances=bool(measuring.unit))
         decision: Decision | None = None
         for depth in first:
             try:
@@ -131,7 +131,9 @@ class _Prices:
         section, logger = measuring.section, measuring.logger
         deepest = section.sensitivity.ratios[-1]
         few = {g.name: narrowest(g.size, deepest, section.round_to) for g in measuring.groups}
-        latency = NetworkLatency(measuring.network, section.latency, few, self._table, logger)
+        latency = NetworkLatency(
+            measuring.network, section.latency, few, self._table, logger, section.round_to
+        )
         self._resources.enter_context(latency)
         logger.info(f"prune: the unpruned network takes {latency.before:.4g} ms: {latency.how}")
         return latency

@@ -113,6 +113,19 @@ def test_a_loss_is_the_distance_of_the_outputs(tmp_path: Path) -> None:
     assert again.reused([group], 1.0, True).startswith("3 points of an earlier run are reused")
 
 
+def test_few_images_will_do(tmp_path: Path) -> None:
+    model, seen = Map(), []
+
+    def run() -> Any:
+        seen.append(len(seen))
+        return model(paddle.rand([4, 3, 8, 8]))
+
+    evaluation = OutputEvaluation(model, [run] * 5, 16, tmp_path, most=6)
+    assert evaluation.images == 8 and len(seen) == 2
+    evaluation()
+    assert len(seen) == 4
+
+
 def test_without_images_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PruneError, match=r"Prune\.sensitivity\.by is output.*there are none"):
         OutputEvaluation(Map(), [], 16, tmp_path)

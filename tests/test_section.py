@@ -7,8 +7,10 @@ import yaml
 
 from ppocr_prune_plugin.errors import PruneError, did_you_mean
 from ppocr_prune_plugin.section import (
+    DistillOptions,
     LatencyOptions,
     PruneSection,
+    RecoveryOptions,
     SensitivityOptions,
     parse_section,
 )
@@ -21,7 +23,7 @@ def parse(text: str) -> PruneSection:
 def test_defaults() -> None:
     section = parse("ratio: 0.3")
     assert section == PruneSection(ratio=0.3)
-    assert section.enable and section.criterion == "fpgm" and section.round_to == 8
+    assert section.enable and section.criterion == "obs" and section.round_to == 8
     assert section.sensitivity.ratios == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert section.target == ("ratio", 0.3)
 
@@ -143,7 +145,34 @@ MISTAKES = {
     "{ratio: 0.3, sensitivity: {ratios: [0.1, 1.0]}}": ["ratios[1]", "found 1.0"],
     "{ratio: 0.3, sensitivity: {ratios: [0, 0.1]}}": ["ratios[0]"],
     "{ratio: 0.3, sensitivity: {ratios: [0.5, 0.1, 0.5]}}": ["Write [0.1, 0.5]"],
+    "{ratio: 0.3, recovery: {distill: 1}}": ["Prune.recovery.distill must be true, false, or a s"],
+    "{ratio: 0.3, recovery: {distill: {wieght: 1}}}": ["distill has", 'did you mean "weight"?'],
+    "{ratio: 0.3, recovery: {distill: {weight: 0}}}": ["distill.weight", "above 0, found 0"],
+    "{ratio: 0.3, recovery: {distill: {features: 1}}}": ["distill.features must be true or false"],
+    "{ratio: 0.3, recovery: {freeze_bn: never}}": ["freeze_bn must be auto, true or false"],
+    "{ratio: 0.3, recovery: {distill: true, unlabelled: scans}}": ["unlabelled", "a list", "scans"],
+    "{ratio: 0.3, recovery: {distill: true, unlabelled: [3]}}": ["has 3, which is no path of a"],
+    "{ratio: 0.3, recovery: {unlabelled: [scans]}}": ["needs the teacher", "distill: true"],
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", RecoveryOptions()),
+        ("{distill: true}", RecoveryOptions(distill=DistillOptions(1.0, True))),
+        ("{distill: false, freeze_bn: auto}", RecoveryOptions(distill=None, freeze_bn=None)),
+        ("{distill: {features: false}}", RecoveryOptions(distill=DistillOptions(1.0, False))),
+        (
+            "{distill: {weight: 2}, unlabelled: [a, b/c], freeze_bn: false}",
+            RecoveryOptions(
+                distill=DistillOptions(2.0, True), unlabelled=("a", "b/c"), freeze_bn=False
+            ),
+        ),
+    ],
+)
+def test_recovery(text: str, expected: RecoveryOptions) -> None:
+    assert parse(f"{{ratio: 0.3, recovery: {text}}}").recovery == expected
 
 
 @pytest.mark.parametrize("text", MISTAKES)

@@ -101,8 +101,9 @@ class Ranker:
 
     @property
     def looks(self) -> bool:
-        """Whether it looks at the network (and at gradients of training batches, if it likes)."""
-        return isinstance(self.criterion, Prepared)
+        """Whether it looks at the network, and may ask for gradients of the training loss there."""
+        asks = getattr(self.criterion, "asks_for_gradients", True)
+        return isinstance(self.criterion, Prepared) and bool(asks)
 
     @property
     def identity(self) -> str:

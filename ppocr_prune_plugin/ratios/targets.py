@@ -22,6 +22,9 @@ from .uniform import ratio_of
 # How much loss a layer may show by itself before a budget stops looking at it; each next one is
 # used only where the ones before do not leave enough to prune.
 _STOP_LOSSES = (0.3, 0.7, float("inf"))
+# The same before them where losses are distances of outputs: these are squares, of which a whole
+# network is good for some hundredths before it is of no use.
+_STOP_DISTANCE = 0.03
 
 FLOPS, PARAMETERS, LATENCY = "FLOPs", "parameters", "latency"
 
@@ -84,11 +87,12 @@ class MeasuredTarget(Target, ABC):
         return prices.flops()
 
     @abstractmethod
-    def depths(self, stop_loss: float | None) -> tuple[Depth, ...]:
+    def depths(self, stop_loss: float | None, distances: bool = False) -> tuple[Depth, ...]:
         """How deep to measure, and how much deeper where that is not enough.
 
         Args:
             stop_loss: ``Prune.sensitivity.stop_loss``, None where the user leaves it to the target.
+            distances: whether losses are distances of outputs.
         """
 
     @abstractmethod
@@ -110,7 +114,7 @@ class MaxLoss(MeasuredTarget):
 
     key: ClassVar[str] = "max_loss"
 
-    def depths(self, stop_loss: float | None) -> tuple[Depth, ...]:
+    def depths(self, stop_loss: float | None, distances: bool = False) -> tuple[Depth, ...]:
         return (Depth(self.value, curve=False),)
 
     def widths(self, search: Search) -> dict[str, int]:
@@ -121,8 +125,9 @@ class MaxLoss(MeasuredTarget):
 class Budget(MeasuredTarget):
     """A share of what the whole network costs."""
 
-    def depths(self, stop_loss: float | None) -> tuple[Depth, ...]:
-        bounds = _STOP_LOSSES if stop_loss is None else (stop_loss,)
+    def depths(self, stop_loss: float | None, distances: bool = False) -> tuple[Depth, ...]:
+        automatic = (_STOP_DISTANCE, *_STOP_LOSSES) if distances else _STOP_LOSSES
+        bounds = automatic if stop_loss is None else (stop_loss,)
         return tuple(Depth(bound, curve=True) for bound in bounds)
 
     def widths(self, search: Search) -> dict[str, int]:

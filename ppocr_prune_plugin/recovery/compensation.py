@@ -31,9 +31,9 @@ from ..plan import GroupPlan
 
 Array = npt.NDArray[Any]
 
-# Weights of the ridge, as shares of the mean variance. The first is for channels that are
-# combinations of others to the last digit; the last trusts the means alone.
-_RIDGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, np.inf)
+# Weights of the ridge, as shares of the mean variance; the last trusts the means alone. The first
+# are for channels that are exact combinations of others.
+_RIDGES = (1e-11, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Compensation:
             removed = rows[..., ~mask].reshape(-1, int((~mask).sum()))
             shift = bool(reader.bias)
             ridge, missing[reader.weight] = _best_ridge(moments, mask, removed, shift)
-            slope, offset = _regression(moments, mask, ridge, shift, (0, 1))
+            slope, offset = _Regression.of(moments, mask, shift, (0, 1)).solved(ridge)
             new = rows[..., mask] + rows[..., ~mask] @ slope
             write = np.moveaxis(new, -1, reader.axis).astype(weight.dtype)
             tensors[reader.weight].set_value(np.ascontiguousarray(write))
@@ -96,18 +96,39 @@ class Compensation:
         bias.set_value((old + (-total if reader.mean else total)).astype(old.dtype))
 
 
-def _regression(
-    moments: Moments, mask: Array, ridge: float, shift: bool, halves: Sequence[int]
-) -> tuple[Array, Array]:
-    """Slope ``[removed, kept]`` and offset ``[removed]`` of the removed channels on those kept."""
-    mean, second = moments.about(shift, halves)
-    kept, cross = second[np.ix_(mask, mask)], second[np.ix_(~mask, mask)]
-    if np.isinf(ridge):
-        slope = np.zeros_like(cross)
-    else:
-        scale = float(np.diag(kept).mean()) or 1.0
-        slope = np.linalg.solve(kept + ridge * scale * np.eye(len(kept)), cross.T).T
-    return slope, (mean[~mask] - slope @ mean[mask] if shift else np.zeros(len(slope)))
+@dataclass(frozen=True)
+class _Regression:
+    """The regression of removed channels on those kept, for any ridge.
+
+    ``values`` and ``vectors`` are the spectrum of the kept channels' moment, ``cross`` is that of
+    the removed with the kept ones, ``[removed, kept]``; ``means`` are of the removed and the kept
+    (None: no shift can be given back).
+    """
+
+    values: Array
+    vectors: Array
+    cross: Array
+    means: tuple[Array, Array] | None
+
+    @classmethod
+    def of(cls, moments: Moments, mask: Array, shift: bool, halves: Sequence[int]) -> _Regression:
+        """The regression over some halves of the images."""
+        mean, second = moments.about(shift, halves)
+        values, vectors = np.linalg.eigh(second[np.ix_(mask, mask)])
+        means = (mean[~mask], mean[mask]) if shift else None
+        return cls(np.maximum(values, 0.0), vectors, second[np.ix_(~mask, mask)], means)
+
+    def solved(self, ridge: float) -> tuple[Array, Array]:
+        """Slope ``[removed, kept]`` and offset ``[removed]``."""
+        if np.isinf(ridge):
+            slope = np.zeros_like(self.cross)
+        else:
+            scale = float(self.values.mean()) or 1.0
+            slope = (self.cross @ self.vectors / (self.values + ridge * scale)) @ self.vectors.T
+        if self.means is None:
+            return slope, np.zeros(len(slope))
+        removed, kept = self.means
+        return slope, removed - slope @ kept
 
 
 def _best_ridge(moments: Moments, mask: Array, weight: Array, shift: bool) -> tuple[float, float]:
@@ -132,10 +153,9 @@ def _best_ridge(moments: Moments, mask: Array, weight: Array, shift: bool) -> tu
     whole = sum(error(*nothing, half) for half in (0, 1))
     if whole <= 0:
         return np.inf, 0.0
+    fits = [_Regression.of(moments, mask, shift, (half,)) for half in (0, 1)]
     errors = {
-        ridge: sum(
-            error(*_regression(moments, mask, ridge, shift, (half,)), 1 - half) for half in (0, 1)
-        )
+        ridge: sum(error(*fits[half].solved(ridge), 1 - half) for half in (0, 1))
         for ridge in _RIDGES
     }
     best = min(errors, key=errors.__getitem__)

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import paddle
 
 from .. import surgery
+from ..distance import Array, distances, outputs_of
 from ..graph.channels import ChannelGraph
 from ..moments import ReadMoments, evaluating
 from ..plan import GroupPlan
 from .batch_norm import BatchNormRecalibration
 from .compensation import Compensation
 
-Array = npt.NDArray[Any]
 Run = Callable[[], object]
+
+_JUDGED = 2  # batches of some images: enough to tell whether batch norms should be re-estimated
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Recovered:
 
     ``missing`` is the mean share of what removed channels gave to their readers that could not be
     given back (None: nothing was compensated); ``distance`` how far the outputs are from the
-    unpruned network's, as a share of their variance (None: not measured); ``norms`` whether
+    unpruned network's (:mod:`..distance`; None: not measured); ``norms`` whether
     batch-norm statistics were re-estimated.
     """
 
@@ -50,8 +50,8 @@ class Recovered:
         said.append(f"batch norms {'re-estimated' if self.norms else 'left as they are'}")
         if self.distance is not None:
             said.append(
-                f"outputs on calibration images are {self.distance:.2%} of their variance away "
-                "from the unpruned network's"
+                f"outputs on calibration images are {self.distance:.4f} away from the unpruned "
+                "network's (0: the same, 1: nothing left)"
             )
         return ", ".join(said)
 
@@ -81,7 +81,7 @@ class Recovery:
         self._has_norms = bool(norm_batches)
         usable = read is not None and any(m.usable for m in read.moments.values())
         self._compensation = Compensation(model, graph, read) if usable and read else None
-        self._batches = batches
+        self._batches = batches[:_JUDGED]
         self._unpruned = self._outputs() if self._compensation is not None else []
 
     def apply(self, graph: ChannelGraph, groups: Sequence[GroupPlan], undo: surgery.Undo) -> None:
@@ -114,19 +114,12 @@ class Recovery:
     def _outputs(self) -> list[list[Array]]:
         """What the model answers to the calibration batches, in evaluation mode."""
         with evaluating(self._model), paddle.no_grad():
-            return [_arrays(run()) for run in self._batches]
+            return [outputs_of(run()) for run in self._batches]
 
     def _distance(self) -> float:
-        """Mean squared difference from the unpruned network's outputs, over their variance."""
-        shares = [
-            float(np.square(now - before).mean() / (before.var() or 1.0))
+        """Mean distance from the unpruned network's outputs."""
+        found = [
+            distances(whole, pruned)
             for whole, pruned in zip(self._unpruned, self._outputs(), strict=True)
-            for before, now in zip(whole, pruned, strict=True)
-            if before.shape == now.shape and before.size
         ]
-        return float(np.mean(shares)) if shares else 0.0
-
-
-def _arrays(outputs: Any) -> list[Array]:
-    found = [t for t in paddle.utils.flatten(outputs) if isinstance(t, paddle.Tensor)]
-    return [t.astype("float32").numpy() for t in found if "float" in str(t.dtype)]
+        return float(np.concatenate(found).mean()) if found else 0.0

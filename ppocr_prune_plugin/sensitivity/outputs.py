@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..distance import distances, outputs_of, unit_of
+from ..distance import Array, distances, outputs_of, unit_of
 from ..errors import PruneError
 from ..moments import evaluating
 from .sequential import Evaluation
 from .spill import ArrayStore
+
+# Distances are smooth: so many images tell layers apart.
+FEW = 8
 
 State = tuple[float, int]
 """Similarities of the images of a unit, added up; the number of images."""
@@ -32,6 +35,7 @@ class OutputEvaluation(Evaluation):
         runs: each runs a batch of images through it, a unit.
         cache_mb: memory for activations, MiB; as much again on the disk.
         folder: where these spill to.
+        most: so many images will do; batches after that are not run.
         data: tells these images from others.
 
     Raises:
@@ -44,13 +48,20 @@ class OutputEvaluation(Evaluation):
         runs: Sequence[Callable[[], object]],
         cache_mb: int,
         folder: Path,
+        most: int = FEW,
         data: str = "",
     ) -> None:
-        self._model, self._runs = model, runs
+        self._model = model
+        self._runs: list[Callable[[], object]] = []
+        self._unpruned: list[list[Array]] = []
         self.current: int | None = None
         size = cache_mb * 2**20
         self.activations = ArrayStore(size, folder, disk=size)
-        self._unpruned = [outputs_of(self.outputs(unit)) for unit in range(len(runs))]
+        for run in runs:
+            if sum(len(outputs[0]) for outputs in self._unpruned if outputs) >= most:
+                break
+            self._runs.append(run)
+            self._unpruned.append(outputs_of(self.outputs(len(self._runs) - 1)))
         if not self._unpruned or not all(self._unpruned):
             raise PruneError(
                 "Prune.sensitivity.by is output, which compares what the network gives for "
