@@ -2,7 +2,7 @@
 
 For each detector, with random weights (they make no difference): measure the latency table, prune
 all layers by the same ratio, then every layer by one of its own, and print what the table says of
-each network beside what Paddle Inference takes for it.
+each network beside what the engine takes for it.
 
     .venv/bin/python benchmarks/latency.py
 """
@@ -33,13 +33,14 @@ def main() -> int:
     """Measure both detectors and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=640, help="of the square image, in pixels")
+    parser.add_argument("--engine", help="openvino, onnxruntime or paddle (default: the first)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--onednn", choices=("true", "false"), default="true")
     parser.add_argument("--round-to", type=int, default=8)
     parser.add_argument("--mixed", type=int, default=3, help="networks with ratios drawn by layer")
     args = parser.parse_args()
     use_tree(find_tree())
-    options = LatencyOptions(args.threads, args.onednn == "true")
+    options = LatencyOptions(args.threads, args.onednn == "true", engine=args.engine)
     for name, section in (("PP-OCRv4 mobile det", architecture("det")), ("MobileNetV3-DB", _MV3)):
         for line in _compare(name, section, options, args):
             print(line, flush=True)
@@ -86,7 +87,8 @@ def _compare(
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         logger = logging.getLogger("benchmark")
-        latency = NetworkLatency(network, options, few, Path(folder) / "latency.json", logger)
+        table = Path(folder) / "latency.json"
+        latency = NetworkLatency(network, options, few, table, logger, args.round_to)
         seconds = time.perf_counter() - start
         try:
             rows = []

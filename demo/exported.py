@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppocr_prune_plugin.latency import predictor
-from ppocr_prune_plugin.latency.predictor import Predictor
+from ppocr_prune_plugin.engines.interface import examples
+from ppocr_prune_plugin.engines.paddle import Predictor, model_file
+from ppocr_prune_plugin.engines.turns import take_turns
 
 _NAME = "inference"  # what PaddleOCR calls the files of an exported model
 
@@ -19,7 +20,7 @@ def load(folder: Path, threads: int = 1) -> Predictor:
 
 def file_size(folder: Path) -> int:
     """Return the bytes of program and parameters together."""
-    program = predictor.model_file(folder / _NAME)
+    program = model_file(folder / _NAME)
     return program.stat().st_size + (folder / f"{_NAME}.pdiparams").stat().st_size
 
 
@@ -27,8 +28,9 @@ def latencies(
     folders: Sequence[Path], side: int = 640, runs: int = 15, threads: int = 1
 ) -> tuple[list[float], str]:
     """Return each model's median latency in milliseconds on a square random image, and how the
-    models ran (see :class:`~..latency.predictor.Predictor`). The models take turns."""
+    models ran (see :class:`ppocr_prune_plugin.engines.paddle.Predictor`). The models take turns."""
     predictors = [load(folder, threads) for folder in folders]
-    inputs = predictor.random_arrays([([1, 3, side, side], "float32")])
-    times = predictor.latencies(predictors, [inputs] * len(predictors), runs)
+    for predictor in predictors:
+        predictor.prepare(examples(predictor.inputs, [[1, 3, side, side]]))
+    times = take_turns(predictors, runs)
     return [statistics.median(found) for found in times], predictors[0].onednn

@@ -40,7 +40,7 @@ def draw_side_by_side(
     shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
     panels, counts = [], []
     for title, folder in models:
-        boxes = decode({"maps": load(folder)(x)}, shape)[0]["points"]
+        boxes = decode({"maps": load(folder)(x)[0]}, shape)[0]["points"]
         panel = pixels.copy()
         for box in boxes:
             corners = np.asarray(box, np.int32).reshape(-1, 1, 2)

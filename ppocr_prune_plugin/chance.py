@@ -19,7 +19,7 @@ def without_chance(model: paddle.nn.Layer) -> Iterator[None]:
 
     The generators of Paddle, NumPy and Python go on afterwards where they were.
     """
-    droppers = [(layer, layer.training) for layer in model.sublayers() if _only_drops(layer)]
+    droppers = [(layer, layer.training) for layer in model.sublayers() if only_drops(layer)]
     own = [(generator, generator.bit_generator.state) for generator in _generators(model)]
     states = paddle.get_rng_state(), np.random.get_state(), random.getstate()
     try:
@@ -41,8 +41,9 @@ def without_chance(model: paddle.nn.Layer) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _only_drops(layer: paddle.nn.Layer) -> bool:
-    """``Dropout``, ``DropPath`` and what else is named like them and learns nothing."""
+def only_drops(layer: paddle.nn.Layer) -> bool:
+    """Whether a layer is ``Dropout``, ``DropPath`` or what else is named like them and learns
+    nothing."""
     return "drop" in type(layer).__name__.lower() and not layer.state_dict()
 
 

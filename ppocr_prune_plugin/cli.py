@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __version__
 from .errors import EXIT_CODE, PruneError, did_you_mean, report_error
 
-COMMANDS = ("run", "doctor", "groups", "sensitivity", "report", "onnx", "convert")
+COMMANDS = ("run", "doctor", "groups", "sensitivity", "report", "onnx", "convert", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -131,7 +131,9 @@ class _Prices:
         section, logger = measuring.section, measuring.logger
         deepest = section.sensitivity.ratios[-1]
         few = {g.name: narrowest(g.size, deepest, section.round_to) for g in measuring.groups}
-        latency = NetworkLatency(measuring.network, section.latency, few, self._table, logger)
+        latency = NetworkLatency(
+            measuring.network, section.latency, few, self._table, logger, section.round_to
+        )
         self._resources.enter_context(latency)
         logger.info(f"prune: the unpruned network takes {latency.before:.4g} ms: {latency.how}")
         return latency

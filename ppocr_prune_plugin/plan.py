@@ -15,7 +15,15 @@ from . import documents
 from .documents import Misfit, listed, mapping, maybe, number, record, row, text, whole
 from .structure import Change, PrunedStructure
 
-__all__ = ["Change", "GroupPlan", "PruningPlan", "load_plan", "plan_path"]
+__all__ = [
+    "Change",
+    "GroupPlan",
+    "Progress",
+    "PruningPlan",
+    "WeightsFile",
+    "load_plan",
+    "plan_path",
+]
 
 FORMAT = "ppocr-prune-plan/1"
 SUFFIX = ".prune.json"
@@ -49,12 +57,44 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class WeightsFile:
+    """The unpruned weights that a plan was made for: where they were, and their SHA-256 in
+    hexadecimal digits."""
+
+    path: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a schedule has come: ``step`` of ``steps`` is done, ``epochs`` are trained after
+    each, and the first step came before epoch ``first_epoch``."""
+
+    step: int
+    steps: int
+    epochs: int
+    first_epoch: int
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch before which the next step comes."""
+        return self.first_epoch + self.step * self.epochs
+
+    @property
+    def done(self) -> bool:
+        """Whether there is no further step."""
+        return self.step >= self.steps
+
+
+@dataclass(frozen=True)
 class PruningPlan:
     """What is kept of every group that loses something, and what that saves.
 
     ``structures`` holds the pruned structure of each network, by name: of each pruned sub-model of
     a distillation model, or of the one network under an empty name. ``flops`` and ``params`` are
-    those of all of them together.
+    those of all of them together. ``unpruned`` names the weights of each network before it was
+    pruned, where they are known: of the teacher of a run that is resumed. ``progress`` is there
+    where a schedule prunes in steps.
     """
 
     criterion: str
@@ -62,6 +102,8 @@ class PruningPlan:
     flops: Change
     params: Change
     structures: Mapping[str, PrunedStructure] = field(default_factory=dict)
+    unpruned: Mapping[str, WeightsFile] = field(default_factory=dict)
+    progress: Progress | None = None
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -85,6 +127,10 @@ class PruningPlan:
             "params": self.params.as_dict(),
             "structures": {name: item.as_dict() for name, item in self.structures.items()},
         }
+        if self.unpruned:
+            content["unpruned"] = {name: vars(file) for name, file in self.unpruned.items()}
+        if self.progress is not None:
+            content["progress"] = vars(self.progress)
         return documents.signed(content)
 
     def save(self, path: Path) -> None:
@@ -117,7 +163,9 @@ def load_plan(path: Path) -> PruningPlan:
     structures = {
         name: PrunedStructure.from_dict(item) for name, item in content["structures"].items()
     }
-    return PruningPlan(content["criterion"], groups, flops, params, structures)
+    unpruned = {name: WeightsFile(**item) for name, item in content.get("unpruned", {}).items()}
+    progress = Progress(**content["progress"]) if "progress" in content else None
+    return PruningPlan(content["criterion"], groups, flops, params, structures, unpruned, progress)
 
 
 _MEND = (
@@ -164,7 +212,11 @@ _SCHEMA = record(
         "flops": _CHANGE,
         "params": _CHANGE,
         "structures": mapping(_STRUCTURE),
-    }
+    },
+    {
+        "unpruned": mapping(record({"path": text, "checksum": text})),
+        "progress": record(dict.fromkeys(("step", "steps", "epochs", "first_epoch"), whole(1))),
+    },
 )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+from .engines import known
 from .errors import PruneError, did_you_mean, quoted
 from .files import is_possible
 
@@ -56,29 +57,55 @@ class SensitivityOptions:
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """How latency is measured: with Paddle Inference on this machine's CPU.
+    """How latency is measured: with an engine on this machine's CPU.
 
-    ``threads`` are threads of the CPU, ``onednn`` whether oneDNN is used; ``batch`` is the number
-    of images per run and ``shape`` their ``(channels, height, width)`` (None: the size that
-    FLOPs are counted at).
+    ``engine`` names it (None: the first that is installed of openvino, onnxruntime and paddle),
+    ``threads`` are threads of the CPU, ``onednn`` whether Paddle Inference uses oneDNN; ``batch``
+    is the number of images per run and ``shape`` their ``(channels, height, width)`` (None: the
+    size that FLOPs are counted at).
     """
 
     threads: int = 1
     onednn: bool = True
     batch: int = 1
     shape: tuple[int, int, int] | None = None
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How the unpruned network teaches the pruned one while that is fine-tuned: ``weight`` is that
+    of the lesson beside the loss of the config, with ``features`` what the parts of the network
+    hand to each other is compared as well."""
+
+    weight: float = 1.0
+    features: bool = True
 
 
 @dataclass(frozen=True)
 class RecoveryOptions:
-    """What is given back after a cut, without training.
+    """What is given back after a cut, and how the network is fine-tuned.
 
     ``compensate`` gives the layers that read removed channels new weights, by what the network
-    computes on ``images`` training images.
+    computes on ``images`` training images, without training. ``distill`` (None: false) lets the
+    unpruned network teach; ``unlabelled`` are folders of images for that alone. With ``freeze_bn``
+    batch norms keep their statistics while training (None: auto).
     """
 
     compensate: bool = True
     images: int = 32
+    distill: DistillOptions | None = None
+    unlabelled: tuple[str, ...] = ()
+    freeze_bn: bool | None = None
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Pruning in ``steps`` cuts, with ``epochs`` of training after each but the last, which is
+    followed by all that are left."""
+
+    steps: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +132,7 @@ class PruneSection:
     sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     recovery: RecoveryOptions = field(default_factory=RecoveryOptions)
+    schedule: ScheduleOptions | None = None
     dry_run: bool = False
     allow_untrained: bool = False
 
@@ -156,6 +184,18 @@ def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection
             }
         )
     parsed = PruneSection(**section)
+    if parsed.recovery.unlabelled and parsed.recovery.distill is None:
+        raise check.fail(
+            "Prune.recovery.unlabelled",
+            "needs the teacher: without labels there is no other loss. Set Prune.recovery.distill: "
+            "true, or leave the key away.",
+        )
+    if parsed.schedule is not None and parsed.max_loss is not None:
+        raise check.fail(
+            "Prune.schedule",
+            "needs a target that counts what is removed, and max_loss is what a single cut may "
+            "cost. Keep one of ratio, pruned_flops, pruned_params and pruned_latency.",
+        )
     if parsed.enable and prunes:
         check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
     return parsed
@@ -298,6 +338,13 @@ class _Checker:
             f" found {_show(value)}{did_you_mean(value, known)}.",
         )
 
+    def engine(self, key: str, value: object) -> str:
+        """A name as such; whether it is installed shows when it is used."""
+        if isinstance(value, str) and value in known():
+            return value
+        hint = did_you_mean(value, known()) if isinstance(value, str) else ""
+        raise self.fail(key, f"must be one of {', '.join(known())}, found {_show(value)}{hint}.")
+
     def measure(self, key: str, value: object) -> str:
         if isinstance(value, str) and value in MEASURES:
             return value
@@ -308,6 +355,61 @@ class _Checker:
         if isinstance(value, str) and value.strip() and is_possible(value):
             return value
         raise self.fail(key, f"must be the path of a file, found {_show(value)}.")
+
+    def auto_or_boolean(self, key: str, value: object) -> bool | None:
+        """None: auto."""
+        if isinstance(value, bool):
+            return value
+        if value == "auto":
+            return None
+        raise self.fail(key, f"must be auto, true or false, found {_show(value)}.")
+
+    def distill(self, key: str, value: object) -> DistillOptions | None:
+        if isinstance(value, bool):
+            return DistillOptions() if value else None
+        if not isinstance(value, Mapping):
+            raise self.fail(
+                key,
+                "must be true, false, or a section such as {weight: 1.0, features: true}, found "
+                f"{_show(value)}.",
+            )
+        inner = self.mapping(value, key, _names(DistillOptions))
+        checks = {"weight": self.weight, "features": self.boolean}
+        found: dict[str, Any] = {
+            name: checks[name](f"{key}.{name}", item)
+            for name, item in inner.items()
+            if item is not None
+        }
+        return DistillOptions(**found)
+
+    def schedule(self, key: str, value: object) -> ScheduleOptions | None:
+        if value is False:
+            return None
+        example = "a section such as {steps: 3, epochs: 2}"
+        if not isinstance(value, Mapping):
+            raise self.fail(key, f"must be {example}, found {_show(value)}.")
+        inner = self.mapping(value, key, _names(ScheduleOptions))
+        for name in _names(ScheduleOptions):
+            if inner.get(name) is None:
+                raise self.fail(key, f"must be {example}, and has no {name}.")
+        return ScheduleOptions(
+            self.two_or_more(f"{key}.steps", inner["steps"]),
+            self.positive(f"{key}.epochs", inner["epochs"]),
+        )
+
+    def weight(self, key: str, value: object) -> float:
+        """Of a loss."""
+        number = self.number(key, value, "a number above 0")
+        if not 0 < number <= _LARGEST:
+            raise self.fail(key, f"must be a number above 0, found {quoted(value)}.")
+        return number
+
+    def folders(self, key: str, value: object) -> tuple[str, ...]:
+        items = self._list(key, value, "a list of folders such as [./scans]")
+        for item in items:
+            if not isinstance(item, str) or not item.strip() or not is_possible(item):
+                raise self.fail(key, f"has {_show(item)}, which is no path of a folder.")
+        return tuple(items)
 
     def patterns(self, key: str, value: object) -> tuple[str, ...]:
         items = self._list(key, value, 'a list of layer-name patterns such as ["head.*"]')
@@ -401,6 +503,7 @@ _SECTION_CHECKS = {
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,
     "bn_batches": _Checker.not_negative,
+    "schedule": _Checker.schedule,
     "dry_run": _Checker.boolean,
     "allow_untrained": _Checker.boolean,
 }
@@ -414,6 +517,7 @@ _SENSITIVITY_CHECKS = {
     "by": _Checker.measure,
 }
 _LATENCY_CHECKS = {
+    "engine": _Checker.engine,
     "threads": _Checker.positive,
     "onednn": _Checker.boolean,
     "batch": _Checker.positive,
@@ -422,6 +526,9 @@ _LATENCY_CHECKS = {
 _RECOVERY_CHECKS = {
     "compensate": _Checker.boolean,
     "images": _Checker.two_or_more,
+    "distill": _Checker.distill,
+    "unlabelled": _Checker.folders,
+    "freeze_bn": _Checker.auto_or_boolean,
 }
 _SUBSECTIONS: dict[str, tuple[type, Mapping[str, Callable[[_Checker, str, object], Any]]]] = {
     "sensitivity": (SensitivityOptions, _SENSITIVITY_CHECKS),

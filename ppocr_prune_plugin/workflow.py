@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import surgery
 from .criteria import Arrays, Context, Ranker
 from .decision import Decision, decide, decide_by_ratio
 from .errors import PruneError
@@ -19,7 +18,7 @@ from .graph.groups import ChannelGroup
 from .measuring import Measuring
 from .moments import ReadMoments, collect
 from .network import Network, apply_checked, make_plan
-from .plan import PruningPlan, load_plan
+from .plan import PruningPlan, WeightsFile, load_plan
 from .ratios.targets import MeasuredTarget, Ratio, target_of
 from .recovery.recovery import Recovery
 from .recovery.sharing import load_state, save_state
@@ -45,7 +44,7 @@ class PruningRun:
     ``settings`` are what else losses depend on, by name, where the criterion looks at the network
     (True) or at weights alone; ``ranks``: who else works on it; ``widths`` are the channels that
     groups keep where that was decided before, on a network of the same structure: nothing is
-    analysed then.
+    analysed then; ``unpruned`` is the file of the network's weights, for the plan.
     """
 
     network: Network
@@ -61,9 +60,10 @@ class PruningRun:
     settings: Callable[[bool], Mapping[str, str]] = lambda looks: {}
     ranks: Ranks = field(default_factory=Ranks)
     widths: Mapping[str, int] | None = None
+    unpruned: WeightsFile | None = None
 
     def run(self) -> PruningPlan:
-        """Do what the section asks for; with ``dry_run`` the model is left as it is.
+        """Do what the section asks for; with ``dry_run`` a target that is missed is only warned of.
 
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
@@ -93,6 +93,8 @@ class PruningRun:
         if decision.problem is not None:
             self.logger.warning(f"prune: {decision.problem}")
         plan = make_plan(network, decision.widths, ranker)
+        if self.unpruned is not None:
+            plan = replace(plan, unpruned={"": self.unpruned})
         plan.save(self._plan_path)
         for line in plan_table(groups, plan, decision.predicted_losses(groups)):
             self.logger.info(line)
@@ -104,8 +106,6 @@ class PruningRun:
 
         after = evaluation() if evaluation is not None else None
         self._report(target, groups, decision, plan, after)
-        if section.dry_run:
-            surgery.restore(network.model, undo)
         return plan
 
     def _as_worker(self, target: Ratio | MeasuredTarget) -> PruningPlan:
@@ -119,9 +119,8 @@ class PruningRun:
         if self.ranks.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
-        if not self.section.dry_run:
-            apply_checked(network, plan)
-            load_state(network.model, self._state_path)
+        apply_checked(network, plan)
+        load_state(network.model, self._state_path)
         return plan
 
     def _decide(

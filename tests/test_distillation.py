@@ -213,11 +213,39 @@ def test_training_resumes_and_further_distils_a_pruned_student(
     } == {name: tuple(tensor.shape) for name, tensor in student.items()}
     plan = load_plan(tmp_path / "distilled/latest.prune.json")
     assert {group.name.partition(".")[0] for group in plan.groups} == {"Student"}
-    refused = tools("train", *pretrained, f"Global.save_model_dir={tmp_path}", "Prune.ratio=0.5")
+    refused = tools("train", *pretrained, f"Global.save_model_dir={tmp_path}", "Prune.ratio=0.01")
     assert refused.returncode == 2
-    assert f"Architecture.Models.Student.pretrained: {tmp_path / 'student'} is pruned already" in (
+    assert "Prune.ratio is 0.01, which counts from the unpruned network, and of Student" in (
         output(refused)
     )
+
+
+def test_each_student_is_taught_by_what_it_was(
+    tools: Tools, det_weights: Path, student2: Path, tmp_path: Path
+) -> None:
+    """Beside the frozen teacher of the config, which teaches as it does without."""
+    options = (
+        "Prune.ratio=0.3",
+        "Prune.recovery.distill=true",
+        "Train.dataset.ratio_list=[0.25]",
+        "Global.eval_batch_step=[0,1000]",
+    )
+    log = tools.train(tmp_path / "first", *options)
+    assert ", Student.backbone[0], Student.neck[0], " in log and "Student2.backbone[" in log
+    assert len(re.findall(r"\bloss_distill: [\d.]+", log)) == 1
+    files = load_plan(tmp_path / "first/latest.prune.json").unpruned
+    assert {name: file.path for name, file in files.items()} == {
+        "Student": f"{det_weights}.pdparams",
+        "Student2": f"{student2}.pdparams",
+    }
+    resumed = tools.train(
+        tmp_path / "second",
+        f"Global.checkpoints={tmp_path / 'first/latest'}",
+        "Global.epoch_num=2",
+        *options,
+    )
+    assert "it is not pruned again" in resumed and "taught by the unpruned network" in resumed
+    assert re.search(r"\bloss_distill: [\d.]+", resumed)
 
 
 @pytest.mark.parametrize(

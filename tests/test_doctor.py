@@ -15,6 +15,7 @@ from fixtures_networks import build
 from fixtures_trees import changed_tree
 from tool_processes import RunTool
 
+from ppocr_prune_plugin.commands.doctor import paddle_findings
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
@@ -96,6 +97,33 @@ def test_a_tree_is_found_from_inside_it(run_tool: RunTool, tree: Path) -> None:
     result = run_tool(DOCTOR, tree / "ppocr" / "utils")
     assert result.returncode == 0, result.stdout
     assert f" at {tree}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("paddle", "old_ir", "wanted"),
+    [
+        ("3.0.0", True, []),
+        ("3.2.2", False, []),
+        ("3.2.2", True, ["Global.export_with_pir=true"]),
+        ("3.3.0", False, ["use Paddle 3.2.2, the newest", "`ppocr-prune onnx`"]),
+        ("3.3.1", True, ["use Paddle 3.2.2", "--paddle 3.2.2`", "Global.export_with_pir=true"]),
+        ("3.3.2", False, ["`ppocr-prune onnx`"]),  # whether its oneDNN is whole is not known yet
+        ("", True, []),
+    ],
+)
+def test_what_a_paddle_cannot_do(paddle: str, old_ir: bool, wanted: list[str]) -> None:
+    found = list(paddle_findings(paddle, old_ir))
+    assert len(found) == len(wanted) and all(finding.level == "note" for finding in found)
+    assert all(words in finding.remedy for words, finding in zip(wanted, found, strict=True))
+
+
+def test_what_the_installed_paddle_cannot_do(run_tool: RunTool, tree: Path) -> None:
+    """This tree exports through the old IR."""
+    result = run_tool([*DOCTOR, "--tree", tree])
+    expected = list(paddle_findings(metadata.version("paddlepaddle"), old_ir=True))
+    for finding in expected:
+        assert f"note  {finding.text}\n        -> {finding.remedy}\n" in result.stdout
+    assert ("cannot run detectors with oneDNN" in result.stdout) == (len(expected) == 3)
 
 
 def test_a_config_is_pruned_and_exported(

@@ -98,6 +98,14 @@ def scaled_twice(self: Any, x: paddle.Tensor) -> paddle.Tensor:
     return self.last(y * functional.adaptive_avg_pool2d(y, 1))
 
 
+def gated_and_kept(self: Any, x: paddle.Tensor) -> paddle.Tensor:
+    """What is gated is added to itself, once from either side, once with a gate of its size."""
+    x = functional.hardswish(self.first(x))
+    x = x * functional.sigmoid(self.gate(functional.adaptive_avg_pool2d(x, 1))) + x
+    x = x + functional.sigmoid(self.other(functional.adaptive_avg_pool2d(x, 1))) * x
+    return x + x * functional.sigmoid(x)
+
+
 def rows(self: Any, x: paddle.Tensor) -> paddle.Tensor:
     y = self.first(x).flatten(2).transpose([0, 2, 1])
     y = functional.gelu(self.norm(self.fc1(y).transpose([0, 2, 1])).transpose([0, 2, 1]))
@@ -185,6 +193,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Layer], dict[str, int]]] = {
     "scaled_twice": (
         _with(scaled_twice, first=conv(3, 6), affine=Affine(), last=conv(6, 4)),
         {"multiply": 2, "add": 3},
+    ),
+    "gated_and_kept": (
+        _with(gated_and_kept, first=conv(3, 6), gate=conv(6, 6), other=conv(6, 6)),
+        {"multiply": 3, "add": 6},  # three biases, two gates' ones, and the sum that stays
     ),
     "rows": (
         _with(rows, first=conv(3, 6, 4, stride=4), fc1=nn.Linear(6, 8), norm=nn.BatchNorm1D(8),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from plain_search import cost_of
 from test_budget import CURVES, SIZES, cost
-from training import Tools, output
+from training import Tools, output, right_after
 
+from ppocr_prune_plugin.plan import load_plan, plan_path
 from ppocr_prune_plugin.ratios.budget import widths_by_budget, widths_by_max_loss
 from ppocr_prune_plugin.ratios.nearest import Value, prunes_nothing
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
@@ -106,3 +107,21 @@ def test_a_dry_run_says_so_and_goes_on(cls_tools: Tools, tmp_path: Path) -> None
     assert done.returncode == 0, output(done)
     assert "Prune.ratio is 0.001, which prunes nothing" in output(done)
     assert (tmp_path / "prune" / "report.html").is_file()
+
+
+def test_a_dry_run_leaves_weights_that_tools_load(cls_tools: Tools, tmp_path: Path) -> None:
+    """What it says of the pruned network is what eval.py measures of them."""
+    done = cls_tools(
+        "train",
+        f"Global.pretrained_model={cls_tools.weights}",
+        f"Global.save_model_dir={tmp_path}",
+        "Prune.ratio=0.3",
+        "Prune.dry_run=true",
+    )
+    assert done.returncode == 0, output(done)
+    said = right_after(output(done))["after"]
+    weights = tmp_path / "prune" / "untrained"
+    assert f"the pruned weights without any training in {weights}" in output(done)
+    assert load_plan(plan_path(weights)).flops.pruned > 0.1
+    found = cls_tools.metric("acc", f"Global.pretrained_model={weights}")
+    assert found == pytest.approx(said, abs=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ppocr_prune_plugin.plan import (
     Change,
     GroupPlan,
     PruningPlan,
+    WeightsFile,
     load_plan,
     plan_path,
 )
@@ -56,6 +58,13 @@ def test_round_trip(file: Path) -> None:
     assert PLAN.groups[0].removed == [1, 2, 4, 5, 6] and PLAN.groups[0].ratio == 0.625
     with pytest.raises(ValueError, match="not known"):
         _ = PLAN.groups[1].removed
+
+
+def test_the_unpruned_weights_are_named_where_they_are_known(tmp_path: Path) -> None:
+    assert "unpruned" not in PLAN.as_dict()
+    whole = replace(PLAN, unpruned={"": WeightsFile("/models/det.pdparams", "ab12")})
+    whole.save(tmp_path / "plan.prune.json")
+    assert load_plan(tmp_path / "plan.prune.json") == whole
 
 
 def test_plan_path() -> None:

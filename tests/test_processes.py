@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from training import on_two_ranks
+
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.plan import load_plan
 
@@ -22,7 +24,7 @@ def test_two_ranks_measure_what_one_would(
         "-c", det_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={det_weights}",
         "Prune.max_loss=0.05", "Prune.sensitivity.samples=2", "Prune.sensitivity.ratios=[0.3,0.6]",
         'Prune.skip=["neck.*","head.*","backbone.blocks[56]*"]', "Global.eval_batch_step=[0,1000]",
-        "Global.find_unused_parameters=true",
+        "Global.find_unused_parameters=true", "Prune.recovery.distill=true",
     ]  # fmt: skip
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
     logs = tmp_path / "logs"
@@ -47,7 +49,8 @@ def test_two_ranks_measure_what_one_would(
     assert (messages / "finished").exists()
     plan = load_plan(two / "latest.prune.json")
     assert plan.flops.pruned > 0
-    assert any("epoch: [1/1]" in p.read_text(errors="replace") for p in logs.glob("workerlog.*"))
+    said = [path.read_text(errors="replace") for path in logs.glob("workerlog.*")]
+    assert any("epoch: [1/1]" in log and "loss_distill: " in log for log in said)
 
     # One process, with the same calibration batches, measures the same and decides the same.
     one = tmp_path / "one"
@@ -141,12 +144,5 @@ def test_gradients_of_a_pruned_network_are_reduced(
 ) -> None:
     """``DataParallel`` was built over the unpruned parameters. With ``find_unused_parameters`` it
     makes up gradients for what one rank leaves out."""
-    (tmp_path / "reduced.py").write_text(REDUCED)
-    done = run_tool(
-        ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
-         "--log_dir", tmp_path / "logs", tmp_path / "reduced.py"],
-        timeout=120,
-    )  # fmt: skip
-    logs = [path.read_text(errors="replace") for path in (tmp_path / "logs").glob("workerlog.*")]
-    assert done.returncode == 0, "\n".join(log[-3000:] for log in logs)
+    logs = on_two_ranks(run_tool, REDUCED, tmp_path)
     assert sum("reduced alike" in log for log in logs) == 2

@@ -7,8 +7,10 @@ import yaml
 
 from ppocr_prune_plugin.errors import PruneError, did_you_mean
 from ppocr_prune_plugin.section import (
+    DistillOptions,
     LatencyOptions,
     PruneSection,
+    RecoveryOptions,
     SensitivityOptions,
     parse_section,
 )
@@ -143,7 +145,34 @@ MISTAKES = {
     "{ratio: 0.3, sensitivity: {ratios: [0.1, 1.0]}}": ["ratios[1]", "found 1.0"],
     "{ratio: 0.3, sensitivity: {ratios: [0, 0.1]}}": ["ratios[0]"],
     "{ratio: 0.3, sensitivity: {ratios: [0.5, 0.1, 0.5]}}": ["Write [0.1, 0.5]"],
+    "{ratio: 0.3, recovery: {distill: 1}}": ["Prune.recovery.distill must be true, false, or a s"],
+    "{ratio: 0.3, recovery: {distill: {wieght: 1}}}": ["distill has", 'did you mean "weight"?'],
+    "{ratio: 0.3, recovery: {distill: {weight: 0}}}": ["distill.weight", "above 0, found 0"],
+    "{ratio: 0.3, recovery: {distill: {features: 1}}}": ["distill.features must be true or false"],
+    "{ratio: 0.3, recovery: {freeze_bn: never}}": ["freeze_bn must be auto, true or false"],
+    "{ratio: 0.3, recovery: {distill: true, unlabelled: scans}}": ["unlabelled", "a list", "scans"],
+    "{ratio: 0.3, recovery: {distill: true, unlabelled: [3]}}": ["has 3, which is no path of a"],
+    "{ratio: 0.3, recovery: {unlabelled: [scans]}}": ["needs the teacher", "distill: true"],
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", RecoveryOptions()),
+        ("{distill: true}", RecoveryOptions(distill=DistillOptions(1.0, True))),
+        ("{distill: false, freeze_bn: auto}", RecoveryOptions(distill=None, freeze_bn=None)),
+        ("{distill: {features: false}}", RecoveryOptions(distill=DistillOptions(1.0, False))),
+        (
+            "{distill: {weight: 2}, unlabelled: [a, b/c], freeze_bn: false}",
+            RecoveryOptions(
+                distill=DistillOptions(2.0, True), unlabelled=("a", "b/c"), freeze_bn=False
+            ),
+        ),
+    ],
+)
+def test_recovery(text: str, expected: RecoveryOptions) -> None:
+    assert parse(f"{{ratio: 0.3, recovery: {text}}}").recovery == expected
 
 
 @pytest.mark.parametrize("text", MISTAKES)

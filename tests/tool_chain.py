@@ -66,6 +66,8 @@ class Chain:
         options = [f"Global.save_model_dir={self.folder}", *self.model.options]
         if self.tools.weights.with_name(self.tools.weights.name + ".pdparams").exists():
             options.append(f"Global.pretrained_model={self.tools.weights}")
+            if self.pruned:
+                options.append("Prune.recovery.distill=true")
         elif self.pruned:
             options.append("Prune.allow_untrained=true")
         if self.pruned:
@@ -76,6 +78,7 @@ class Chain:
             plan = load_plan(self.folder / "latest.prune.json")
             assert plan.flops.pruned > 0.1
             assert len(plan.groups) > 3
+            assert ("loss_distill: " in log) == ("Prune.recovery.distill=true" in options)
         self._log = log
 
     def _eval(self) -> None:

@@ -57,3 +57,18 @@ def right_after(log: str) -> dict[str, float]:
     found = re.search(r"(\w+) ([\d.]+) -> ([\d.]+) right after pruning", log)
     assert found, log[-3000:]
     return {"before": float(found[2]), "after": float(found[3])}
+
+
+def on_two_ranks(
+    run: Callable[..., subprocess.CompletedProcess[str]], source: str, folder: Path
+) -> list[str]:
+    """Run a program as two processes that reduce gradients by gloo; what each has written."""
+    (folder / "program.py").write_text(source)
+    done = run(
+        ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
+         "--log_dir", folder / "logs", folder / "program.py"],
+        timeout=120,
+    )  # fmt: skip
+    logs = [path.read_text(errors="replace") for path in (folder / "logs").glob("workerlog.*")]
+    assert done.returncode == 0, "\n".join(log[-3000:] for log in logs)
+    return logs

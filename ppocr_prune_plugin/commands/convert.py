@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from ..errors import PruneError
 from ..export.onnx_file import find_model
 from ..export.versions import convert
+from ..files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,16 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.output.resolve() == args.folder.resolve():
         raise PruneError(f"-o {args.output}: is the folder that is read; name another one.")
-    args.output.mkdir(parents=True, exist_ok=True)
-    changed = convert(prefix, args.output / prefix.name, args.paddle)
     settings = prefix.parent / "inference.yml"
+    names = [f"{prefix.name}.json", f"{prefix.name}.pdiparams", settings.name]
+    there = [name for name in names if (args.output / name).exists()]
+    if there:
+        raise PruneError(
+            f"-o {args.output}: has {', '.join(there)} already, which are left as they are; name "
+            "another folder."
+        )
+    changed = convert(prefix, args.output / prefix.name, args.paddle)
     if settings.is_file():
-        shutil.copyfile(settings, args.output / settings.name)
+        write_atomically(args.output / settings.name, settings.read_bytes())
     print(f"{args.output}: for Paddle {args.paddle}; {changed} numbers were tagged otherwise")
     return 0

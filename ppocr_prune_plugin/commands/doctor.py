@@ -32,6 +32,8 @@ _PADDLES = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
 
 # Newest release whose oneDNN is whole, and those since whose is not (Paddle's issue 77340).
 _WHOLE_ONEDNN, _BROKEN_ONEDNN = "3.2.2", ((3, 3, 0), (3, 3, 1))
+# From this release on exports have tags that earlier ones and this paddle2onnx do not read.
+_WIDE_TAGS, _LAST_PADDLE2ONNX = (3, 3), "2.1.0"
 # The last release that traces through its old intermediate representation.
 _OLD_IR = (3, 0)
 
@@ -79,7 +81,9 @@ def findings(
         yield Finding("FAIL", "PaddleOCR tree: none", str(error))
     release = release_of(found) if found is not None else None
     yield from _version_findings(release)
-    yield from _paddle_findings(found)
+    _, paddle = _first_installed(*_PADDLES)
+    old_ir = found is not None and _exports_through_old_ir(found)
+    yield from paddle_findings(paddle or "", old_ir)
     if found is not None:
         yield Finding("ok", f"PaddleOCR {release} at {found}")
         yield from _hook_findings(found)
@@ -220,10 +224,14 @@ def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
         yield Finding("ok", f"PaddleSlim {paddleslim}")
 
 
-def _paddle_findings(tree: Path | None) -> Iterator[Finding]:
-    """What the installed Paddle cannot do, and what to use instead."""
-    _, paddle = _first_installed(*_PADDLES)
-    release = release_numbers(paddle or "")
+def paddle_findings(paddle: str, old_ir: bool) -> Iterator[Finding]:
+    """What a release of Paddle cannot do, and what to use instead.
+
+    Args:
+        paddle: its version.
+        old_ir: the PaddleOCR tree exports through Paddle's old IR unless it is told otherwise.
+    """
+    release = release_numbers(paddle)
     if release in _BROKEN_ONEDNN:
         yield Finding(
             "note",
@@ -232,7 +240,16 @@ def _paddle_findings(tree: Path | None) -> Iterator[Finding]:
             "on what is left of its oneDNN say little",
             f"use Paddle {_WHOLE_ONEDNN}, the newest release whose oneDNN is whole",
         )
-    if release[:2] > _OLD_IR and tree is not None and _exports_through_old_ir(tree):
+    if release[:2] >= _WIDE_TAGS:
+        yield Finding(
+            "note",
+            f"paddle2onnx {_LAST_PADDLE2ONNX} and Paddle up to 3.2 cannot read the detectors that "
+            f"Paddle {paddle} exports (64-bit scales: the 0th elementwise MUST be "
+            "ir::FloatAttribute)",
+            "convert with `ppocr-prune onnx`, or write for them with `ppocr-prune convert --paddle "
+            f"{_WHOLE_ONEDNN}`",
+        )
+    if release[:2] > _OLD_IR and old_ir:
         yield Finding(
             "note",
             f"this PaddleOCR exports through Paddle's old IR, where Paddle {paddle} cannot trace "

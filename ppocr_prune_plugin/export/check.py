@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import paddle
 
 from ..errors import PruneError
-from .exported import ExportedModel
 from .inputs import candidates, nudged
 
 Array = npt.NDArray[Any]
@@ -35,6 +34,16 @@ _DROWNED = 0.1
 
 class Differs(PruneError):
     """An exported model is not the network that it was made from."""
+
+
+class Exported(Protocol):
+    """An exported model in whatever runs it; see :class:`.exported.ExportedModel`."""
+
+    def run(self, inputs: Sequence[Sequence[Any]]) -> list[list[Array]]:
+        """For each of the inputs all outputs."""
+
+    def weights(self) -> dict[str, Array]:
+        """Its numbers, by the names that Paddle gave them, as far as it has them."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,7 @@ class Reference:
         self._answers = [_precise(run(arrays)) for arrays in self.inputs]
         self._again = [_precise(run(nudged(inputs, arrays))) for arrays in self.inputs]
 
-    def compare(
-        self, exported: ExportedModel, weights: Mapping[str, tuple[str, Array]]
-    ) -> Agreement:
+    def compare(self, exported: Exported, weights: Mapping[str, tuple[str, Array]]) -> Agreement:
         """Run an exported model and look at its weights.
 
         Args:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ..engines.paddle import OFF, Predictor
 from ..errors import PruneError
-from ..latency.predictor import OFF, Predictor
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +52,7 @@ class ExportedModel:
         """
         try:
             predictor = Predictor(self.prefix, onednn=OFF)
-            return [predictor.outputs(*flat(arrays)) for arrays in inputs]
+            return [predictor(*flat(arrays)) for arrays in inputs]
         except PruneError:
             raise
         except Exception as error:  # whatever Paddle raises

@@ -3,7 +3,8 @@
 Batch norms, scales and shifts that follow such a layer become part of its weight and bias. A scale
 that comes before such layers is multiplied into their weights, through what it commutes with; a
 shift is added to their biases, unless they pad with zeros, which it does not reach: there it stays
-one addition. Works on the graph of an exported program, by kind of operation.
+one addition. What is gated and added to itself, ``x * gate + x``, becomes ``x * (gate + 1)``, where
+the gate is the smaller of the two. Works on the graph of an exported program, by kind of operation.
 """
 
 from __future__ import annotations
@@ -245,10 +246,46 @@ class _Folder:
         """Make one change; False where nothing is left to fold."""
         for node in self.program.nodes:
             affine = self.affine(node)
-            if affine is not None and (self._behind(affine) or self._ahead(affine)):
+            if affine is None:
+                changed = self._gated(node)
+            else:
+                changed = self._behind(affine) or self._ahead(affine)
+            if changed:
                 self.remove_unused()  # what is replaced still reads what it did
                 return True
         return False
+
+    def _gated(self, node: Node) -> bool:
+        """Make ``x * gate + x`` one product with the gate, to which one is added."""
+        if node.name.strip("_") != "add":
+            return False
+        for whole, product in (node.inputs, reversed(node.inputs)):
+            maker = self.makers.get(product)
+            if maker is None or maker.name.strip("_") != "multiply" or whole not in maker.inputs:
+                continue
+            gate = maker.inputs[1 - maker.inputs.index(whole)]
+            shapes = [self.program.shapes[value] for value in (gate, whole, node.outputs[0])]
+            if self.only_user(product) is not node or self.program.types.get(gate) != "0.t_f32":
+                continue
+            if len(shapes[0]) != len(shapes[1]) or shapes[1] != shapes[2]:
+                continue
+            if not any(own == 1 != size for own, size in zip(*shapes[:2], strict=True)):
+                continue  # a gate of the same size: nothing is won
+            self._raise_gate(node, whole, gate)
+            return True
+        return False
+
+    def _raise_gate(self, node: Node, whole: int, gate: int) -> None:
+        """Make a node ``whole * (gate + 1)``."""
+        one = self._parameter(np.ones(1, np.float32))
+        raised = self.program.new_value(self.program.shapes[gate], "float32")
+        place = self.program.nodes.index(node)
+        output = node.outputs[0]
+        self.program.nodes[place : place + 1] = [
+            self.program.node_like("add", _where(node), [gate, one.outputs[0]], raised),
+            self.program.node_like("multiply", _where(node), [whole, raised], output),
+        ]
+        self._index()
 
     def _behind(self, affine: _Affine) -> bool:
         """Fold into the linear layer that makes the operand."""

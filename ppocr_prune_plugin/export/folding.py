@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..latency.predictor import OFF, Predictor
+from ..engines.paddle import OFF, Predictor
 from .check import Differs, Reference
 from .exported import ExportedModel, flat
 from .fold import fold
@@ -35,7 +35,7 @@ def fold_checked(prefix: Path, inputs: Sequence[Any]) -> tuple[str, str]:
             "Global.export_with_pir=true to have batch norms, scales and shifts folded"
         )
     predictor = Predictor(prefix, onednn=OFF)
-    whole = Reference(lambda arrays: predictor.outputs(*flat(arrays)), inputs, TOLERANCE)
+    whole = Reference(lambda arrays: predictor(*flat(arrays)), inputs, TOLERANCE)
     with tempfile.TemporaryDirectory(prefix=".ppocr-prune-fold-", dir=prefix.parent) as folder:
         target = Path(folder, prefix.name)
         counts = fold(prefix, target)

@@ -7,25 +7,32 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import yaml
 
-from ..errors import PruneError
+from ..errors import PruneError, quoted
 from ..files import replacing
+from .check import Differs, Reference
+from .exported import flat
+from .onnx_graph import rewrite
 from .program_file import load_program
 from .versions import reads_wide_tags, retag
 
 Array = npt.NDArray[Any]
 
-TOLERANCE = 1e-4  # of the spread of each output
+TOLERANCE = 1e-4  # of what each output varies by
+# Heights and widths that detectors take, for models that do not state theirs.
+_SIZES = ((320, 320), (480, 640))
+_RESIZES = ("RecResizeImg", "ClsResizeImg", "SVTRRecResizeImg")  # transforms that state a size
 _SECONDS = 600
-_NEEDED = {"paddle2onnx": "paddle2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+OPSET = 14  # of operators, unless another is asked for
+_NEEDED = ("paddle2onnx", "onnx", "onnxruntime")
+_AGAIN = "Export the model again, or move the file away."
 # Paddle2ONNX ends a process on what it cannot convert, so that it gets one of its own.
 _CONVERT = (
     "import sys, paddle2onnx; paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], "
@@ -35,61 +42,101 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the largest difference of any output, as a share of its spread, with the
-    shapes of what it was compared on, and the number of characters that the file carries."""
+    """What was written.
 
-    difference: float
+    ``difference`` is the largest of any output as a share of what it varies by (None: nothing could
+    be compared, for the reason ``why``), on inputs of the ``shapes``. ``characters`` counts those
+    that the file carries; ``unreadable`` is why it carries none, although the model has some.
+    """
+
+    difference: float | None
     shapes: tuple[tuple[int, ...], ...]
     characters: int
+    why: str = ""
+    unreadable: str = ""
 
 
-def convert(folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, int]]) -> Converted:
+def convert(
+    folder: Path, target: Path, opset: int, sizes: Sequence[tuple[int, int]] = ()
+) -> Converted:
     """Convert an exported model.
 
     Args:
         folder: PaddleOCR's ``save_inference_dir``.
-        target: the .onnx file to write.
+        target: the .onnx file to write; it must not be there.
         opset: version of the operator set; raised where the model needs a newer one.
-        sizes: (height, width) of images to compare on, where the model takes any.
+        sizes: (height, width) of images to compare on, where the model takes any; by default those
+            that the model states in ``inference.yml``, or else some that detectors take.
 
     Raises:
-        PruneError: packages or files are missing, or the conversion fails or computes something
-            else; nothing is written then.
+        PruneError: packages or files are missing, the target is there, or the conversion fails or
+            computes something else; nothing is written then.
     """
     import paddle
 
     require_packages()
     prefix = find_model(folder)
+    if target.exists():
+        raise PruneError(f"{target}: is there already, and is left as it is; name another file.")
+    settings = _inference_settings(folder)
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-onnx-") as temporary:
         work = Path(temporary)
-        source = prefix
-        if Path(f"{prefix}.json").is_file():
-            program = load_program(prefix)
-            if retag(program, wide=False):
-                source = work / "model"
-                program.save(source)
-        readable = prefix if reads_wide_tags(paddle.__version__) else source
+        narrow, own = _readable(prefix, work, reads_wide_tags(paddle.__version__))
         written = work / "model.onnx"
-        _run_converter(source, written, opset)
-        characters = _add_metadata(written, folder)
-        difference, shapes = _compare(readable, written, sizes)
-        if not difference <= TOLERANCE:
+        run_converter(narrow, written, opset)
+        characters, unreadable = _finish(written, settings)
+        try:
+            difference, shapes, why = _compare(own, written, sizes or _sizes(settings))
+        except Differs as error:
             raise PruneError(
-                f"{target}: ONNX Runtime gives another result than Paddle: they differ by "
-                f"{difference:.1e} of the spread of an output (allowed: {TOLERANCE:g}) on "
-                f"{' and '.join(map(str, shapes))}. Nothing was written; try another --opset."
-            )
+                f"{target}: ONNX Runtime gives another result than Paddle: {error}. Nothing was "
+                "written; try the size that the model was made for (--size 48x192), or another "
+                "--opset."
+            ) from error
         with replacing(target) as final:
             final.write(written.read_bytes())
-    return Converted(difference, shapes, characters)
+    return Converted(difference, shapes, characters, why, unreadable)
+
+
+def _readable(prefix: Path, work: Path, wide: bool) -> tuple[Path, Path]:
+    """The model as paddle2onnx reads it, and as this Paddle does, which reads ``wide`` tags or
+    others; written into ``work`` where it is neither."""
+    narrow = convertible(prefix, work / "narrow")
+    if not wide or not Path(f"{prefix}.json").is_file():
+        return narrow, narrow
+    program = load_program(prefix)
+    if not retag(program, wide=True):
+        return narrow, prefix
+    program.save(work / "wide")
+    return narrow, work / "wide"
+
+
+def convertible(prefix: Path, copy: Path) -> Path:
+    """An exported model as ``paddle2onnx`` reads it: itself, or a copy that is mended."""
+    if not Path(f"{prefix}.json").is_file():
+        return prefix
+    program = load_program(prefix)
+    if not retag(program, wide=False):
+        return prefix
+    program.save(copy)
+    return copy
 
 
 def require_packages() -> None:
     """Raise :class:`PruneError` that says how to install what is missing."""
-    missing = [how for name, how in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    _require("converting to ONNX", _NEEDED)
+
+
+def require_converter(what: str) -> None:
+    """The same of what is needed to convert alone, for something that needs that."""
+    _require(what, ("paddle2onnx", "onnx"))
+
+
+def _require(what: str, packages: Iterable[str]) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise PruneError(
-            f"converting to ONNX needs packages that are not installed: {', '.join(missing)}. "
+            f"{what} needs packages that are not installed: {', '.join(missing)}. "
             'pip install "ppocr-prune-plugin[onnx]"'
         )
 
@@ -100,7 +147,9 @@ def find_model(folder: Path) -> Path:
     Raises:
         PruneError: there is none.
     """
-    candidates = [folder / "inference", folder / "model", folder.with_suffix("")]
+    candidates = [folder / "inference", folder / "model"]
+    if folder.name:
+        candidates.append(folder.with_suffix(""))
     for prefix in candidates:
         for suffix in (".json", ".pdmodel"):
             if Path(f"{prefix}{suffix}").is_file() and Path(f"{prefix}.pdiparams").is_file():
@@ -111,7 +160,12 @@ def find_model(folder: Path) -> Path:
     )
 
 
-def _run_converter(prefix: Path, target: Path, opset: int) -> None:
+def run_converter(prefix: Path, target: Path, opset: int) -> None:
+    """Convert a model that is :func:`convertible`, without comparing.
+
+    Raises:
+        PruneError: it cannot be converted.
+    """
     program = next(p for s in (".json", ".pdmodel") if (p := Path(f"{prefix}{s}")).is_file())
     command = [sys.executable, "-c", _CONVERT, str(program), f"{prefix}.pdiparams"]
     environment = {**os.environ, "PPOCR_PRUNE": "0"}
@@ -131,21 +185,29 @@ def _run_converter(prefix: Path, target: Path, opset: int) -> None:
         )
 
 
-def _add_metadata(path: Path, folder: Path) -> int:
-    """Write what ONNX-based OCR runtimes read: a recogniser's characters, one a line."""
+def _finish(path: Path, settings: Mapping[str, Any]) -> tuple[int, str]:
+    """Rewrite the graph for speed, and add what ONNX-based OCR runtimes read: a recogniser's
+    characters, one a line. Returns how many, and why there are none although the model has some."""
     import onnx
 
-    settings = _inference_settings(folder)
+    model = onnx.load(str(path))
+    rewrite(model)
+    values, unreadable = {}, ""
     characters = (settings.get("PostProcess") or {}).get("character_dict")
-    values = {"character": "\n".join(map(str, characters))} if characters else {}
+    # Formula recognisers have a tokenizer there.
+    texts = [str(item) for item in characters] if isinstance(characters, list) else []
+    if texts and "\n".join(texts).splitlines() == texts:
+        values["character"] = "\n".join(texts)
+    elif texts:
+        broken = next((k for k, text in enumerate(texts) if text.splitlines() != [text]), 0)
+        texts, unreadable = [], f"number {broken + 1} is empty or ends a line: {texts[broken]!r}"
     name = (settings.get("Global") or {}).get("model_name")
     if name:
         values["model_name"] = str(name)
     if values:
-        model = onnx.load(str(path))
         onnx.helper.set_model_props(model, values)
-        onnx.save(model, str(path))
-    return len(characters or ())
+    onnx.save(model, str(path))
+    return len(texts), unreadable
 
 
 def _inference_settings(folder: Path) -> Mapping[str, Any]:
@@ -154,49 +216,109 @@ def _inference_settings(folder: Path) -> Mapping[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise PruneError(f"{path}: cannot be read: {type(error).__name__}") from error
-    return content if isinstance(content, dict) else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PruneError(f"{path}: cannot be read: {type(error).__name__}. {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise PruneError(f"{path}: holds no settings of a model. {_AGAIN}")
+    for name in ("Global", "PreProcess", "PostProcess"):
+        if not isinstance(content.get(name), dict | None):
+            raise PruneError(f"{path}: {name} is {quoted(content[name])}, not a mapping. {_AGAIN}")
+    return content
+
+
+def _sizes(settings: Mapping[str, Any]) -> Sequence[tuple[int, int]]:
+    """Two sizes that a model takes: what its transforms state and twice that width, or
+    detectors'."""
+    transforms = (settings.get("PreProcess") or {}).get("transform_ops") or ()
+    for transform in transforms:
+        for name in _RESIZES:
+            shape = ((transform or {}).get(name) or {}).get("image_shape")
+            if isinstance(shape, list) and len(shape) == 3 and min(shape[1:]) > 0:
+                return ((shape[1], shape[2]), (shape[1], 2 * shape[2]))
+    return _SIZES
+
+
+class _OnnxModel:
+    """An .onnx file that runs in ONNX Runtime, on one thread."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # whatever ONNX Runtime raises
+            raise PruneError(
+                f"ONNX Runtime cannot load what paddle2onnx wrote: {error}. Nothing was written; "
+                "try another --opset."
+            ) from error
+
+    def inputs(self, size: tuple[int, int]) -> dict[str, tuple[list[int], str]]:
+        """Name → shape and element type, images of that size where it takes any."""
+        return {item.name: _spec(item, size) for item in self._session.get_inputs()}
+
+    def run(self, inputs: Sequence[Sequence[Any]]) -> list[list[Array]]:
+        names = [item.name for item in self._session.get_inputs()]
+        return [
+            self._session.run(None, dict(zip(names, flat(arrays), strict=True)))
+            for arrays in inputs
+        ]
+
+    def weights(self) -> dict[str, Array]:
+        return {}  # converting gives them other names and shapes
 
 
 def _compare(
     prefix: Path, path: Path, sizes: Sequence[tuple[int, int]]
-) -> tuple[float, tuple[tuple[int, ...], ...]]:
-    """Largest difference as a share of an output's spread, and the shapes that were tried."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    predictor = _predictor(prefix)
-    worst, shapes = 0.0, []
+) -> tuple[float | None, tuple[tuple[int, ...], ...], str]:
+    """The largest difference as a share of what an output varies by, or why nothing can be said;
+    and the shapes that were tried between them."""
+    model, predictor = _OnnxModel(path), _predictor(prefix)
+    found, shapes, why = [], [], ""
     for size in sizes:
-        feed = {item.name: _example(item, size) for item in session.get_inputs()}
-        shape = next(iter(feed.values())).shape
+        inputs = model.inputs(size)
+        shape = tuple(next(iter(inputs.values()))[0])
         if shape in shapes:
             continue
         shapes.append(shape)
-        expected = _run_paddle(predictor, feed)
-        for found, right in zip(session.run(None, feed), expected, strict=True):
-            spread = float(right.max() - right.min()) or 1.0
-            worst = max(worst, float(np.abs(found - right).max()) / spread)
-    return worst, tuple(shapes)
+        names = list(inputs)
+
+        def run(arrays: Sequence[Any], names: list[str] = names) -> list[Array]:
+            return _run_paddle(predictor, dict(zip(names, flat(arrays), strict=True)))
+
+        try:
+            agreement = Reference(run, list(inputs.values()), TOLERANCE).compare(model, {})
+        except PruneError:
+            raise
+        except Exception as error:  # whatever Paddle or ONNX Runtime raises
+            lines = [line.strip() for line in str(error).splitlines() if "rror" in line]
+            said = lines[-1] if lines else type(error).__name__
+            raise PruneError(
+                f"{prefix}: the model does not take {'x'.join(map(str, shape))}: {said[:300]}. "
+                "Nothing was written; name sizes that it takes, such as --size 48x320."
+            ) from error
+        if agreement.difference is None:
+            why = agreement.why
+        else:
+            found.append(agreement.difference)
+    return (max(found) if found else None), tuple(shapes), "" if found else why
 
 
-def _example(item: Any, size: tuple[int, int]) -> Array:
-    """Strokes for an image, and something of the right shape for what else there is."""
-    from ..network import random_inputs
-
+def _spec(item: Any, size: tuple[int, int]) -> tuple[list[int], str]:
+    """Shape and element type of an input; an image of ``size`` where any is taken."""
     known = [length if isinstance(length, int) and length > 0 else None for length in item.shape]
     if len(known) == 4:
         shape = [known[0] or 1, known[1] or 3, known[2] or size[0], known[3] or size[1]]
     else:
         shape = [length or 1 for length in known]
-    dtype = {"tensor(float)": "float32", "tensor(int64)": "int64"}.get(item.type)
-    if dtype is None:
-        raise PruneError(f"the model takes {item.name} of {item.type}, which cannot be made up")
-    array: Array = random_inputs([(shape, dtype)])[0]
-    return array
+    dtype = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+    if item.type not in dtype:
+        raise PruneError(f"the model takes {item.name} of {item.type}, which cannot be made up.")
+    return shape, dtype[item.type]
 
 
 def _predictor(prefix: Path) -> Any:

@@ -116,6 +116,7 @@ TABLE = (
     Point("ppocr.modeling.architectures", "build_model", "config", loading=True),
     Point("ppocr.modeling.architectures", "apply_to_static", "model config logger", optional=True),
     Point("ppocr.postprocess", "build_post_process", "config global_config"),
+    Point("ppocr.data.imaug", "create_operators", "op_param_list global_config"),
     Point(
         "ppocr.utils.export_model",
         "export_single_model",

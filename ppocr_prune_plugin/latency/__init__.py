@@ -1,4 +1,4 @@
 """How long a network takes on this machine: measured, tabulated, predicted.
 
-Knows nothing of PaddleOCR: a network goes in, milliseconds of Paddle Inference come out.
+Knows nothing of PaddleOCR: a network goes in, milliseconds of an engine come out.
 """

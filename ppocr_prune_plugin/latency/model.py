@@ -1,74 +1,45 @@
-"""Latency of a network for any widths: a table of its operations, fitted to whole networks.
+"""Latency of a network for any widths, in the engine that it is going to be deployed in.
 
-The times of the operations alone do not add up to that of the network: layouts change between
-them, some run together, others are not in the table. So a few networks, pruned in different ways,
-are exported and timed as they are, and say what an operation counts inside a network:
-
-    latency = a * (convolutions and matrix products) + b * (element by element) + c
-
-with a, b and c not negative.
+A few networks, pruned in different ways, are exported as they are deployed and timed as they are;
+a sum over the layers is fitted to that (:mod:`.fit`). What is chosen by it is measured, and becomes
+one more network to fit to.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 from tqdm import tqdm
 
 from .. import surgery
 from ..errors import PruneError
 from ..graph.inference_mode import in_inference_mode
-from ..graph.trace import is_spec, trace
+from ..graph.trace import is_spec
 from ..network import Network
 from ..plan import GroupPlan
-from ..ratios.costs import Cost, Part, Widths
+from ..ratios.costs import Cost, Widths, flops_of
+from ..ratios.rounding import widths as possible_widths
 from ..section import LatencyOptions
-from .grid import Interpolated
-from .layers import build
-from .operations import Operation, operations_of
+from .fit import fit
 from .table import open_table
-from .timer import NoAnswer, Timer
+from .timer import Timer
 
-_WEIGHTED = ("conv", "depthwise", "linear")
-# An operation that takes less than this share of the network is measured at its ends only.
-_SMALL = 0.004
-# One measurement does not say more than that predicted savings are so many times the real ones.
-_GAINS = (0.5, 2.0)
-# On an idle machine the runs of a network differ by a few percent.
+# Networks that are timed for the table, by the number of groups whose widths may change.
+_LEAST, _MOST = 6, 20
+# The runs of one network differ by so much on an idle machine; beyond it they are taken again, so
+# often, and the quietest ones count.
+_QUIET, _AGAIN = 0.12, 3
+# By so much they differ where something else runs all the time.
 _BUSY = 0.25
-# Of how far each layer can be cut: networks that the model is fitted to.
-_DEPTHS = (0.35, 0.7, 1.0)
-
-
-# Milliseconds: predictions are added up in whole picoseconds.
-_UNIT = 1e-9
-
-
-def _is_weighted(operation: Operation) -> bool:
-    return operation.kind.startswith(_WEIGHTED)
-
-
-@dataclass(frozen=True)
-class _Rounded:
-    """Milliseconds of an operation inside the network, in whole units."""
-
-    times: Interpolated
-    factor: float
-
-    def __call__(self, sizes: tuple[Any, ...]) -> Any:
-        found = np.rint(self.times(sizes) * (self.factor / _UNIT)).astype(np.int64)
-        return found if found.ndim else int(found)
+# So many of the last measured choices decide how far predictions are off.
+_LAST = 2
 
 
 class NetworkLatency:
@@ -85,6 +56,7 @@ class NetworkLatency:
         narrowest: Widths,
         path: Path,
         logger: logging.Logger,
+        round_to: int = 8,
     ) -> None:
         """Measure what the table at ``path`` has not yet.
 
@@ -94,37 +66,33 @@ class NetworkLatency:
             narrowest: how few channels a group may keep; groups that stay whole are left out.
             path: of the table.
             logger: told what is done.
+            round_to: what widths are multiples of.
 
         Raises:
-            PruneError: Paddle can neither export nor run the network.
+            PruneError: the engine is not installed, or the network can be neither exported nor run.
         """
         self._network, self._logger = network, logger
         self._inputs = measured_inputs(network.inputs, options)
         self._sizes = {group.name: group.size for group in network.graph.groups}
-        twin = in_inference_mode(network.model)
-        operations = operations_of(
-            trace(twin, self._inputs, training=False), network.graph, network.costs.axes
-        )
-        structure = [(op.key, op.widths(self._sizes)) for op in operations]
-        few = {**self._sizes, **narrowest}
-        # What no choice of widths changes is part of the constant.
-        changing = [op for op in operations if op.widths(few) != op.widths(self._sizes)]
-        self._operations = Counter(changing)
+        self._flops = flops_of(network.graph, network.costs)
+        self._changing = list(narrowest)
         self.path = path
         self._timer = Timer(options)
         try:
-            self._unpruned = self._timer.exported(twin, self._inputs)
-            self._table, problem = open_table(path, self._fingerprint(options, structure))
+            self._table, problem = open_table(path, self._fingerprint(options))
             if problem:
                 logger.warning(f"prune: {path} is measured anew: {problem}")
-            self._measure(narrowest, few)
+            self._unpruned: Path | None = None
+            self._measured: list[dict[str, int]] = []
+            count = min(max(len(narrowest), _LEAST), _MOST)
+            self._measure(list(_designs(self._sizes, narrowest, round_to, count)))
         except BaseException:
             self.close()
             raise
         shape = "x".join(map(str, self._inputs[0][0]))
-        threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
-        self.how = f"Paddle Inference, {self._table.onednn}, {threads}, {shape}"
-        self._gain = 1.0
+        self.how = f"{self._table.how}, {shape}"
+        self._added = 0.0
+        self._chosen: list[dict[str, int]] = []
 
     def close(self) -> None:
         """End the measuring process and remove its files."""
@@ -142,18 +110,8 @@ class NetworkLatency:
 
     @property
     def cost(self) -> Cost:
-        """Predicted milliseconds of any widths, by all that was measured so far; every operation
-        is a part of them."""
-        weighted, others, constant = (self._gain * self._weights).tolist()
-        parts = [
-            Part(
-                operation.sizes,
-                _Rounded(times, count * (weighted if _is_weighted(operation) else others)),
-            )
-            for (operation, count), times in zip(self._operations.items(), self._times, strict=True)
-        ]
-        rest = self.before - self._gain * self._raw_before + constant
-        return Cost(round(rest / _UNIT), tuple(parts), _UNIT)
+        """Predicted milliseconds of any widths, by all that was measured so far."""
+        return self._terms.cost(self._times, self._added)
 
     def measure(self, widths: Widths) -> tuple[float, float]:
         """Milliseconds of the unpruned and the pruned network, timed in turns; kept in the table.
@@ -162,17 +120,8 @@ class NetworkLatency:
         """
         key = self._key(widths)
         if key not in self._table.networks:
-            pruned = [] if key == self._key(self._sizes) else [self._exported(widths)]
-            times = self._timer.networks([self._unpruned, *pruned], self._inputs)
-            if self._timer.disturbance > _BUSY:
-                self._logger.warning(
-                    "prune: the machine is busy: half of the runs of a network took over "
-                    f"{self._timer.disturbance:.0%} longer than the fastest. Times measured now "
-                    "are not to be trusted; stop other programs, and delete "
-                    f"{self._table.path} to measure again"
-                )
-            self._table.networks[key] = (times[0], times[-1])
-            self._table.onednn = self._timer.onednn
+            self._table.networks[key] = self._timed(widths)
+            self._table.how = self._timer.how
             self._table.save()
         return self._table.networks[key]
 
@@ -182,86 +131,69 @@ class NetworkLatency:
         return self.before * after / before
 
     def correct(self, widths: Widths) -> None:
-        """Predict from now on what was measured for these widths; others follow in proportion."""
-        raw = float(self._weights @ self._features(widths))
-        predicted, saved = self._raw_before - raw, self.before - self.achieved(widths)
-        if predicted > 0:
-            low, high = _GAINS
-            self._gain = min(max(saved / predicted, low), high)
+        """Learn from what was measured for these widths: it is one more network to fit to, and what
+        is still missing there is taken to be missing near it."""
+        self._chosen.append(dict(widths))
+        self._measured.append(dict(widths))
+        self._fit()
+        off = [self.achieved(w) - self._terms.cost(self._times, 0.0)(w) for w in self._chosen]
+        self._added = float(np.mean(off[-_LAST:]))
 
-    def _fingerprint(self, options: LatencyOptions, structure: object) -> dict[str, str]:
+    def _fingerprint(self, options: LatencyOptions) -> dict[str, str]:
+        structure = [[name, list(shape)] for name, shape in self._network.graph.shapes.items()]
+        engine = self._timer.engine
         return {
             "CPU": _cpu(),
-            "Paddle version": str(paddle.__version__),
+            "engine": f"{engine.title} {engine.version()}",
             "Prune.latency.threads": str(options.threads),
             "Prune.latency.onednn": str(options.onednn).lower(),
             "input": str([list(shape) for shape, _ in self._inputs]),
             "network": hashlib.sha256(json.dumps(structure).encode()).hexdigest()[:16],
         }
 
-    def _measure(self, narrowest: Widths, few: Widths) -> None:
-        table = self._table
-        if table.onednn is not None:
-            self._timer.onednn = table.onednn
-        variants = list(_variants(self._sizes, narrowest))
-        if not table.networks:
-            self._logger.info("prune: time the unpruned network with Paddle Inference")
-        self.before = self.measure(self._sizes)[0]
-        bar = tqdm(total=len(self._operations) + len(variants), desc="latency table", unit="step")
-        with bar:
-            self._times = []
-            for operation in self._operations:
-                self._times.append(self._interpolated(operation, few))
-                bar.update()
-            for widths in variants:
+    def _measure(self, designs: Sequence[dict[str, int]]) -> None:
+        missing = [d for d in designs if self._key(d) not in self._table.networks]
+        if missing:
+            self._logger.info(
+                f"prune: time {len(missing)} networks in {self._timer.how}; every time is kept in "
+                f"{self.path}"
+            )
+        with tqdm(total=len(designs) + 1, desc="latency table", unit="network") as bar:
+            self.before = self.measure(self._sizes)[0]
+            bar.update()
+            for widths in designs:
                 self.measure(widths)
                 bar.update()
-        self._fit([self._sizes, *variants])
+        self._measured = list(designs)
+        self._fit()
 
-    def _interpolated(self, operation: Operation, few: Widths) -> Interpolated:
-        low, high = operation.widths(few), operation.widths(self._sizes)
-        multiple = dict(operation.spec).get("groups", 1) if operation.kind == "conv" else 1
-        time = self._timed(operation)
-        weighty = time(high) > _SMALL * self.before
-        return Interpolated(time, low, high, 9 if weighty else 2, multiple)
+    def _fit(self) -> None:
+        networks = [self._sizes, *self._measured]
+        times = np.array([self.achieved(widths) for widths in networks])
+        self._terms, self._times = fit(self._flops, self._sizes, self._changing, networks, times)
 
-    def _timed(self, operation: Operation) -> Callable[[tuple[int, ...]], float]:
-        known = self._table.layers.setdefault(operation.key, {})
-
-        def time(sizes: tuple[int, ...]) -> float:
-            key = ",".join(map(str, sizes))
-            if key not in known:
-                try:
-                    layer, shapes = build(operation.kind, dict(operation.spec), sizes)
-                    known[key] = self._timer.layer(layer, shapes)
-                except NoAnswer:
-                    raise
-                except PruneError:
-                    # Alone it does not run; inside the network it does. The fit has to do.
-                    known[key] = 0.0
-                self._table.save()
-            return known[key]
-
-        return time
-
-    def _features(self, widths: Widths) -> Any:
-        weighted = others = 0.0
-        for (operation, count), times in zip(self._operations.items(), self._times, strict=True):
-            time = count * times(operation.widths(widths))
-            if _is_weighted(operation):
-                weighted += time
-            else:
-                others += time
-        return np.array([weighted, others, 1.0])
-
-    def _fit(self, variants: Sequence[Widths]) -> None:
-        rows = np.stack([self._features(widths) for widths in variants])
-        times = np.array([self.achieved(widths) for widths in variants])
-        # Relative errors count, and the unpruned network most: all is measured from there.
-        scale = 1 / times
-        scale[0] *= 3
-        self._weights = _not_negative(rows * scale[:, None], times * scale)
-        self._raw_before = float(self._weights @ rows[0])
+    def _timed(self, widths: Widths) -> tuple[float, float]:
+        """Milliseconds of the unpruned network, and of one of these widths."""
+        if self._unpruned is None:
+            self._unpruned = self._exported(self._sizes)
+        files = [self._unpruned]
+        if self._key(widths) != self._key(self._sizes):
+            files.append(self._exported(widths))
+        best, noise = None, np.inf
+        for _ in range(_AGAIN):
+            times = self._timer.milliseconds(files, self._inputs)
+            if self._timer.disturbance < noise:
+                best, noise = (times[0], times[-1]), self._timer.disturbance
+            if noise < _QUIET:
+                break
+        if noise > _BUSY:
+            self._logger.warning(
+                "prune: the machine is busy: half of the runs of a network took over "
+                f"{noise:.0%} longer than the fastest. Times measured now are not to be trusted; "
+                f"stop other programs, and delete {self._table.path} to measure again"
+            )
+        assert best is not None
+        return best
 
     def _exported(self, widths: Widths) -> Path:
         network = self._network
@@ -300,43 +232,30 @@ def measured_inputs(inputs: Sequence[Any], options: LatencyOptions) -> list[Any]
     return found
 
 
-def _variants(sizes: Widths, narrowest: Widths) -> Iterator[dict[str, int]]:
-    """Networks to fit to: all layers cut, more and more; then half of them, the other half."""
-
-    def cut(depth: float, names: Sequence[str]) -> dict[str, int]:
+def _designs(
+    sizes: Widths, narrowest: Widths, round_to: int, count: int
+) -> Iterator[dict[str, int]]:
+    """Networks to fit to: every group is cut by a share of its own, in some more and in others less
+    deeply, and left whole in a fifth of them; always the same ones."""
+    random = np.random.default_rng(0)
+    choices = {
+        name: np.array([w for w in possible_widths(sizes[name], round_to) if w >= least])
+        for name, least in narrowest.items()
+    }
+    seen = {tuple(sizes.values())}
+    for number in range(4 * count):
+        depth = 0.2 + 0.75 * ((number * 0.618034) % 1)  # spread evenly, whatever the count
         widths = dict(sizes)
-        for name in names:
-            wanted = sizes[name] - depth * (sizes[name] - narrowest[name])
-            step = 8 if narrowest[name] % 8 == 0 else 1
-            widths[name] = max(round(wanted / step) * step, narrowest[name])
-            widths[name] = min(widths[name], sizes[name])
-        return widths
-
-    names = list(narrowest)
-    seen = [dict(sizes)]
-    half = len(names) // 2
-    for depth, chosen in itertools.chain(
-        ((depth, names) for depth in _DEPTHS), ((0.8, names[:half]), (0.8, names[half:]))
-    ):
-        widths = cut(depth, chosen)
-        if widths not in seen:
-            seen.append(widths)
-            yield widths
-
-
-def _not_negative(rows: Any, targets: Any) -> Any:
-    """Least squares with coefficients >= 0: the best of all choices of those that are not 0."""
-    best, weights = np.inf, np.zeros(rows.shape[1])
-    for count in range(1, rows.shape[1] + 1):
-        for chosen in itertools.combinations(range(rows.shape[1]), count):
-            found = np.linalg.lstsq(rows[:, chosen], targets, rcond=None)[0]
-            if (found < 0).any():
+        for name, allowed in choices.items():
+            if random.random() < 0.2:
                 continue
-            error = float(np.square(rows[:, chosen] @ found - targets).sum())
-            if error < best:
-                best, weights = error, np.zeros(rows.shape[1])
-                weights[list(chosen)] = found
-    return weights
+            wanted = sizes[name] * (1 - depth * random.random())
+            widths[name] = int(allowed[np.abs(allowed - wanted).argmin()])
+        if tuple(widths.values()) not in seen:
+            seen.add(tuple(widths.values()))
+            yield widths
+        if len(seen) > count:
+            return
 
 
 def _cpu() -> str:

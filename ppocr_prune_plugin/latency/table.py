@@ -1,6 +1,6 @@
 """The latency table: every measurement, on disk before the next one is made.
 
-One file, ``latency.json``, tied to a machine, a Paddle, the options and a network.
+One file, ``latency.json``, tied to a machine, an engine, the options and a network.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import documents
-from ..documents import mapping, maybe, number, record, row, text
+from ..documents import mapping, number, record, row, text
 from ..errors import PruneError
 
-FORMAT = "ppocr-prune-latency/2"
+FORMAT = "ppocr-prune-latency/3"
 _TIME = number(0)
 _SCHEMA = record(
     {
         "fingerprint": mapping(text),
-        "onednn": maybe(text),
+        "how": text,
         "networks": mapping(row(_TIME, _TIME)),
-        "layers": mapping(mapping(_TIME)),
     }
 )
 
 
 @dataclass
 class LatencyTable:
-    """Milliseconds. ``layers``: operation → its channels, as text → time of it alone.
-    ``networks``: widths, as text → (unpruned, pruned), measured in turns."""
+    """``networks``: widths, as text → milliseconds (unpruned, pruned), measured in turns. ``how``
+    says in which engine."""
 
     path: Path
     fingerprint: Mapping[str, str]
-    onednn: str | None = None
-    layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    how: str = ""
     networks: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def save(self) -> None:
@@ -41,9 +39,8 @@ class LatencyTable:
         content = {
             "format": FORMAT,
             "fingerprint": dict(self.fingerprint),
-            "onednn": self.onednn,
+            "how": self.how,
             "networks": self.networks,
-            "layers": self.layers,
         }
         documents.write(self.path, content)
 
@@ -68,6 +65,6 @@ def open_table(path: Path, fingerprint: Mapping[str, str]) -> tuple[LatencyTable
             return table, (
                 f"it was measured with another {item}: it says {found!r}, this run has {expected!r}"
             )
-    table.onednn, table.layers = content["onednn"], content["layers"]
+    table.how = content["how"]
     table.networks = {key: (before, after) for key, (before, after) in content["networks"].items()}
     return table, ""

@@ -1,7 +1,8 @@
-"""A process that only times.
+"""A process that converts and times models.
 
-Paddle Inference sets the threads of the whole process and may crash it on an exotic CPU; neither
-may happen to a training. Requests come and answers go as lines of JSON on two file descriptors.
+Engines set the threads of a whole process and may crash it on an exotic CPU; neither may happen to
+a training. Requests come as lines of JSON on the standard input, answers go to what was the
+standard output: whatever else is written there goes where errors go.
 """
 
 from __future__ import annotations
@@ -9,55 +10,134 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import statistics
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import paddle
-
+from ..engines import Session, engine_class
+from ..engines.interface import examples
+from ..engines.turns import take_turns
 from ..errors import PruneError
-from .predictor import Predictor, latencies, random_arrays
+
+Request = dict[str, Any]
+
+# What a model's files are called, after the name that requests have.
+_SUFFIXES = ("", ".json", ".pdmodel", ".pdiparams")
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Time the models of one request.
+class Worker:
+    """Answers requests. The first model of a request stays loaded for the next one: mostly it is
+    the same, that all others are held against."""
 
-    Args:
-        request: ``models`` (paths without extensions), ``inputs`` (``[[shape, dtype], …]`` of each
-            model), ``threads``, ``onednn``, ``seconds`` (how long to measure, about), ``rounds``
-            (at least and at most so many runs of each).
-    """
-    inputs = [random_arrays(shapes) for shapes in request["inputs"]]
-    predictors = [
-        Predictor(Path(path), request["threads"], request["onednn"]) for path in request["models"]
-    ]
-    for predictor, arrays in zip(predictors, inputs, strict=True):
-        predictor.prepare(*arrays)
-    start = time.perf_counter()
-    for predictor in predictors:
-        predictor.run()
-    once = time.perf_counter() - start
-    least, most = request["rounds"]
-    rounds = int(min(max(request["seconds"] / max(once, 1e-9), least), most))
-    times = latencies(predictors, inputs, rounds)
-    return {
-        # What else the machine does makes runs slower only: the fastest is nearest to the truth.
-        "milliseconds": [min(found) for found in times],
-        "medians": [statistics.median(found) for found in times],
-        "onednn": predictors[-1].onednn,
-    }
+    def __init__(self) -> None:
+        self._kept: tuple[str, Session] | None = None
+
+    def time(self, request: Request) -> Request:
+        """Time models in turns.
+
+        Args:
+            request: ``models``, each with ``engine``, ``file``, ``threads``, ``onednn`` and
+                ``sizes`` (the shape of each input, null for what the model says); ``seconds`` (how
+                long to measure, about) and ``rounds`` (at least and at most so many runs of each).
+
+        Returns:
+            ``times`` in milliseconds and ``how`` of each.
+        """
+        sessions = [self._session(model) for model in request["models"]]
+        begin = time.perf_counter()
+        for session in sessions:
+            session.run()
+        once = time.perf_counter() - begin
+        least, most = request["rounds"]
+        rounds = int(min(max(request["seconds"] / max(once, 1e-9), least), most))
+        return {
+            "times": take_turns(sessions, rounds),
+            "how": [session.how for session in sessions],
+        }
+
+    def run(self, request: Request) -> Request:
+        """Load one model alone and run it a few times.
+
+        Args:
+            request: ``model``, as one of those that are timed.
+
+        Returns:
+            ``memory``: most bytes that this process has held, null where that cannot be known.
+        """
+        session = self._session(request["model"])
+        for _ in range(3):
+            session.run()
+        return {"memory": _peak_memory()}
+
+    def inputs(self, request: Request) -> Request:
+        """``inputs`` of a ``model``: name, sizes (-1: any) and type of each."""
+        model = request["model"]
+        engine = engine_class(model["engine"])(model["threads"], model["onednn"])
+        found = engine.load(Path(model["file"])).inputs
+        return {"inputs": [[item.name, list(item.shape), item.dtype] for item in found]}
+
+    def convert(self, request: Request) -> Request:
+        """Convert an exported model, ``source``, to an ONNX file, ``target``."""
+        import paddle2onnx
+
+        source = Path(request["source"])
+        paddle2onnx.export(
+            f"{source}.json", f"{source}.pdiparams", request["target"],
+            opset_version=request["opset"], auto_upgrade_opset=True, verbose=False,
+        )  # fmt: skip
+        return {}
+
+    def _session(self, model: Request) -> Session:
+        path = Path(model["file"])
+        files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+        changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
+        key = json.dumps([model, changed])
+        if self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        engine = engine_class(model["engine"])(model["threads"], model["onednn"])
+        session = engine.load(path)
+        session.prepare(examples(session.inputs, model["sizes"]))
+        if self._kept is None:
+            self._kept = key, session
+        return session
+
+
+def _peak_memory() -> int | None:
+    """Most bytes that this process has held. What ``getrusage`` says is that of the process that
+    started this one, where that held more, so that it serves where there is nothing else."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+        return 1024 * int(peak)
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else 1024 * found
 
 
 def serve(requests: Any, answers: Any) -> None:
     """Answer until there are no more requests."""
+    worker = Worker()
+    tasks: dict[str, Callable[[Request], Request]] = {
+        "time": worker.time,
+        "run": worker.run,
+        "inputs": worker.inputs,
+        "convert": worker.convert,
+    }
     for line in requests:
+        request = json.loads(line)
         try:
-            content = answer(json.loads(line))
+            content = tasks[request["task"]](request)
         except PruneError as error:
             content = {"error": str(error)}
-        except Exception as error:  # whatever Paddle Inference raises
+        except Exception as error:  # whatever an engine raises
             lines = [part.strip() for part in str(error).splitlines() if part.strip()] or [""]
             content = {"failure": f"{type(error).__name__}: {lines[-1][:300]}"}
         answers.write(json.dumps(content) + "\n")
@@ -65,9 +145,8 @@ def serve(requests: Any, answers: Any) -> None:
 
 
 def main() -> None:
-    """Serve on the file descriptors that the command line names."""
-    # Paddle has handlers of its own, which are mute where its log is.
-    paddle.disable_signal_handler()
-    faulthandler.enable()
-    with os.fdopen(int(sys.argv[1])) as requests, os.fdopen(int(sys.argv[2]), "w") as answers:
-        serve(requests, answers)
+    """Serve on the standard streams."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # what libraries print is no answer
+        faulthandler.enable()
+        serve(sys.stdin, answers)

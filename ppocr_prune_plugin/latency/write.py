@@ -1,4 +1,4 @@
-"""Networks as files that Paddle Inference runs."""
+"""Networks as exported files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import paddle
 
 from ..errors import PruneError
 
+Inputs = Sequence[tuple[Sequence[int], str]]
 
-def export(
-    model: paddle.nn.Layer, inputs: Sequence[tuple[Sequence[int], str]], prefix: Path
-) -> None:
+
+def export(model: paddle.nn.Layer, inputs: Inputs, prefix: Path) -> None:
     """Write ``prefix.json`` and ``prefix.pdiparams`` (through PIR) for inputs of fixed shapes.
 
     Args:

@@ -44,12 +44,7 @@ class BatchNormRecalibration:
     def __init__(self, model: paddle.nn.Layer, batches: Sequence[Callable[[], object]]) -> None:
         self._model = model
         self._batches = batches
-        self._norms = {
-            name: layer
-            for name, layer in model.named_sublayers()
-            if isinstance(getattr(layer, _MEAN, None), paddle.Tensor)
-            and isinstance(getattr(layer, _VARIANCE, None), paddle.Tensor)
-        }
+        self._norms = _norms_of(model)
         self._trained = self._read()
         self._before = self._measure() if batches and self._norms else {}
 
@@ -117,3 +112,29 @@ class BatchNormRecalibration:
             self.put(own)
             for layer, mode in modes:
                 layer.training = mode
+
+
+def freeze(model: paddle.nn.Layer) -> list[Any]:
+    """Let batch norms keep their running statistics, and normalise by them, whenever the model is
+    trained from now on; scale and shift go on learning. Returns the hooks that do it, one for
+    each.
+
+    ``model.train()`` sets the mode of every layer anew, in every step: a layer takes it back just
+    before it runs.
+    """
+    norms = _norms_of(model).values()
+    return [layer.register_forward_pre_hook(_keep_statistics) for layer in norms]
+
+
+def _norms_of(model: paddle.nn.Layer) -> dict[str, Any]:
+    """Layers that keep running statistics, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_sublayers()
+        if isinstance(getattr(layer, _MEAN, None), paddle.Tensor)
+        and isinstance(getattr(layer, _VARIANCE, None), paddle.Tensor)
+    }
+
+
+def _keep_statistics(layer: paddle.nn.Layer, inputs: object) -> None:
+    layer.training = False

@@ -70,8 +70,8 @@ class Files:
         file.save()
         self.losses = file.plain
 
-        LatencyTable(folder / "latency.json", {"CPU": "x"}, "oneDNN on", {"conv": {"8": 0.5}},
-                     {"16,8": (2.0, 1.0)}).save()  # fmt: skip
+        networks = {"16,8": (2.0, 1.0)}
+        LatencyTable(folder / "latency.json", {"CPU": "x"}, "an engine", networks).save()
         layers = tuple(
             Layer(g.name, g.size, g.size // 2, 0.1, (Point(0.5, 0.1, 0.8, 7, (0.0, 0.2)),), (0.75,))
             for g in self.graph.groups
@@ -132,7 +132,7 @@ def read_table(files: Files, path: Path) -> Any:
     table, problem = open_table(path, {"CPU": "x"})
     if problem:
         raise PruneError(f"{path}: {problem}")
-    return table.layers, table.networks, table.onednn
+    return table.networks, table.how
 
 
 def read_report(files: Files, path: Path) -> Any:

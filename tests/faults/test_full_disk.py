@@ -58,8 +58,8 @@ def ranks(size):
     ranks.post("job-0", "x" * 9 * size), ranks.claim("conv"), ranks.post_failure(), ranks.close()
 
 def table(size):
-    times = {str(i): 1.0 for i in range(size)}
-    LatencyTable(folder / "latency.json", {}, None, {"c": times}).save()
+    times = {str(i): (2.0, 1.0) for i in range(size)}
+    LatencyTable(folder / "latency.json", {}, "an engine", times).save()
 
 work = {
     "lock": lambda size: own(folder / "lock", "it", ""),

@@ -31,7 +31,7 @@ from ...report.lines import summary
 from .modes import full_precision
 from .networks import Networks
 from .state import plan_of as plan_of_model
-from .state import set_plan
+from .state import set_file, set_plan
 from .sub_models import SubModel, own_plan
 
 Shape = tuple[int, ...]
@@ -74,6 +74,8 @@ class Loading:
             PruneError: the plan beside it cannot be applied, or is needed and not there.
         """
         self.done = True
+        for part in self.parts:
+            set_file(part.model, path)
         shapes = _shapes(content)
         beside = plan_path(path)
         plan = load_plan(beside) if beside.exists() else None

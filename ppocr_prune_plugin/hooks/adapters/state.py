@@ -1,6 +1,8 @@
-"""Which plan a live model carries."""
+"""Which plan a live model carries, and which file its weights are from."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import paddle
 
@@ -8,6 +10,7 @@ from ...plan import PruningPlan
 
 _KEY = "_ppocr_prune_plan"
 _BESIDE = "_ppocr_prune_beside"
+_FILE = "_ppocr_prune_file"
 
 
 def inner(model: paddle.nn.Layer) -> paddle.nn.Layer:
@@ -33,3 +36,13 @@ def is_of_pruned(model: paddle.nn.Layer) -> bool:
 def set_of_pruned(model: paddle.nn.Layer) -> None:
     """Remember that another network of the same model was pruned."""
     inner(model).__dict__[_BESIDE] = True
+
+
+def file_of(model: paddle.nn.Layer) -> Path | None:
+    """The weights file that was loaded into the network last; None where there was none."""
+    return inner(model).__dict__.get(_FILE)
+
+
+def set_file(model: paddle.nn.Layer, file: Path) -> None:
+    """Remember the weights file that is loaded into the network."""
+    inner(model).__dict__[_FILE] = file

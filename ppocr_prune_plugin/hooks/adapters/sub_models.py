@@ -190,7 +190,11 @@ def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:
 
     criteria = dict.fromkeys(plan.criterion for plan in plans.values())
     structures = {name: plan.structures[""] for name, plan in plans.items()}
-    return PruningPlan(", ".join(criteria), groups, total("flops"), total("params"), structures)
+    unpruned = {name: plan.unpruned[""] for name, plan in plans.items() if plan.unpruned}
+    progress = next(iter(plans.values())).progress
+    return PruningPlan(
+        ", ".join(criteria), groups, total("flops"), total("params"), structures, unpruned, progress
+    )
 
 
 def own_groups(plan: PruningPlan, name: str) -> list[GroupPlan]:
@@ -207,7 +211,16 @@ def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
     """The plan of one network of a whole model's; raises KeyError where it has none."""
     structure = plan.structures[name]
     groups = tuple(own_groups(plan, name))
-    return PruningPlan(plan.criterion, groups, structure.flops, structure.params, {"": structure})
+    unpruned = {"": plan.unpruned[name]} if name in plan.unpruned else {}
+    return PruningPlan(
+        plan.criterion,
+        groups,
+        structure.flops,
+        structure.params,
+        {"": structure},
+        unpruned,
+        plan.progress,
+    )
 
 
 def arguments_of(part: SubModel, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

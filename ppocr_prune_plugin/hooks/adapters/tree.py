@@ -102,7 +102,7 @@ def build_from_config(
         if not isinstance(config.get(key), dict):
             raise PruneError(f"{config_path}: has no {key} section; is it a PaddleOCR config?")
     require_prunable(config, str(config_path))
-    _leave_weights_out(config["Architecture"])
+    leave_weights_out(config["Architecture"])
     with _in_paddleocrs_code(config_path):
         from ppocr.modeling.architectures import build_model
         from ppocr.postprocess import build_post_process
@@ -137,7 +137,7 @@ def _in_paddleocrs_code(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _leave_weights_out(architecture: dict[str, Any]) -> None:
+def leave_weights_out(architecture: dict[str, Any]) -> None:
     """Keep PaddleOCR from loading or downloading weights while it builds."""
     for part in (architecture, *(architecture.get("Models") or {}).values()):
         part.pop("pretrained", None)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import paddle
+
 from ... import surgery
 from ...errors import PruneError, exiting_on_error
+from ...files import replacing
+from ...further import removes, section_for, together, widths_by_ratio
 from ...gradients import Array, batch_gradients
 from ...holders import Holders, renew_reducer
 from ...network import Network
-from ...plan import PruningPlan
+from ...plan import Progress, PruningPlan, plan_path
 from ...report.lines import summary
 from ...section import PruneSection
 from ...sensitivity.ranks import Ranks
@@ -26,13 +31,18 @@ from ..adapters.launch import gather
 from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
 from ..adapters.settings import gradient_settings, measured_settings
+from ..adapters.stages import begun, is_due, train_until
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
+from ..adapters.unpruned import weights_file
 from ..release import release_of
 from . import config as config_hook
+from .fine_tuning import FineTuning
 from .weights import remember_sub_models
 
 PLAN_FILE = "plan.prune.json"
+# The checkpoint of a dry run, beside it.
+UNTRAINED = "untrained"
 
 # Arguments of program.train that are data, text or the network itself; any other, those of later
 # releases too, is searched for what it holds of the network's parameters.
@@ -61,24 +71,60 @@ def _wrap_train(original: Any, module: ModuleType) -> Any:
             section = config_hook.current_section(arguments["config"], prunes=True)
             if plan_of(arguments["model"]) is not None:  # it was rebuilt while it was loaded
                 _holders(arguments).renew()
-            go_on = section is None or _prune(module, section, arguments)
-        return original(*call.args, **call.kwargs) if go_on else None
+        if section is None:
+            return original(*call.args, **call.kwargs)
+        with exiting_on_error():
+            done, tuning = _begin(section, arguments)
+        while not done.done:
+            with exiting_on_error():
+                if is_due(done, arguments):
+                    if tuning is not None:
+                        tuning.end()
+                    done = replace(done, step=done.step + 1)
+                    tuning = _prune(module, section, arguments, done)
+            if section.dry_run:
+                break
+            if not done.done:
+                train_until(original, call, done)
+        return None if section.dry_run else original(*call.args, **call.kwargs)
 
     return train
 
 
-def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, Any]) -> bool:
-    """Prune the model that is about to be trained; False where training should not begin."""
+def _begin(
+    section: PruneSection, arguments: MutableMapping[str, Any]
+) -> tuple[Progress, FineTuning | None]:
+    """How far pruning has come; and a checkpoint's training is taken up."""
+    config, model = arguments["config"], arguments["model"]
+    plan = plan_of(model) if config["Global"].get("checkpoints") else None
+    done = begun(section, plan, arguments, config_hook.section_source())
+    if plan is None or is_due(done, arguments):
+        return done, None
+    arguments["logger"].info("prune: resuming a pruned model; it is not pruned again")
+    if section.dry_run:
+        return done, None
+    parts = sub_models_of(config, model)
+    plans = {part.name: plan for part in parts if (plan := plan_of(part.model)) is not None}
+    tuning = FineTuning(section, arguments, [part for part in parts if part.name in plans])
+    tuning.find_unpruned(plans)
+    tuning.begin(plans)
+    return done, tuning
+
+
+def _prune(
+    module: ModuleType,
+    section: PruneSection,
+    arguments: MutableMapping[str, Any],
+    step: Progress,
+) -> FineTuning:
+    """Prune the model that is about to be trained, or trained further; ``step`` is what is done
+    then."""
     config, model, logger = arguments["config"], arguments["model"], arguments["logger"]
     settings = config["Global"]
     source = config_hook.section_source()
-    plan = plan_of(model)
-    if plan is not None and settings.get("checkpoints"):
-        logger.info("prune: resuming a pruned model; it is not pruned again")
-        return not section.dry_run
     found = families(config, inner(model), section, source)
     chosen = [part for family in found for part in family.members]
-    _require_unpruned(chosen, settings)
+    before = {part.name: plan for part in chosen if (plan := plan_of(part.model)) is not None}
     _require_trained(section, chosen, settings, source)
     if not section.dry_run:
         _require_epochs(settings, arguments["pre_best_model_dict"])
@@ -90,48 +136,115 @@ def _prune(module: ModuleType, section: PruneSection, arguments: Mapping[str, An
             f"{' and '.join(family.members[0].name for family in found)} differ and are measured "
             "one by one. Leave the key away: each gets a folder of its own."
         )
+    tuning = FineTuning(section, arguments, chosen)
+    networks = Networks()
     folder = Path(settings["save_model_dir"]) / "prune"
+    own_folder = folder / f"step{step.step}" if step.steps > 1 else folder
     with full_precision(inner(model)), dynamic_forward(inner(model), config, logger):
-        plans, masks = _prune_families(module, found, arguments, folder)
+        if before:
+            tuning.find_unpruned(before)
+        else:
+            tuning.keep_unpruned(networks)
+            tuning.look()
+        cuts, masks = _prune_families(module, found, arguments, own_folder, networks, step)
+    plans = {
+        name: replace(together(before.get(name), cut), progress=step if step.steps > 1 else None)
+        for name, cut in cuts.items()
+    }
     whole = combined(plans)
     assert whole is not None
-    if len(chosen) > 1 or chosen[0].name:
+    if plans != cuts or len(chosen) > 1 or chosen[0].name:
         whole.save(folder / PLAN_FILE)
-        logger.info(f"prune: {', '.join(plans)} together: {summary(whole, None, None, None)}")
-    if section.dry_run:
-        logger.info(f"prune: dry run; the plan is in {folder / PLAN_FILE}")
-        return False
-    holders.cut(masks)
-    renew_reducer(model)
+        what = ", ".join(plans) + " together" if chosen[0].name else "against the unpruned network"
+        logger.info(f"prune: {what}: {summary(whole, None, None, None)}")
     for part in chosen:
         set_plan(part.model, plans[part.name])
     remember_sub_models(model, sub_models_of(config, model))
+    if section.dry_run:
+        weights = _save_untrained(inner(model), whole, folder)
+        logger.info(
+            f"prune: dry run; the plan is in {folder / PLAN_FILE}, the pruned weights without any "
+            f"training in {weights}"
+        )
+        return tuning
+    holders.cut(masks)
+    renew_reducer(model)
     # The best metric of the unpruned model would keep every pruned one from being saved as best.
     best = arguments["pre_best_model_dict"]
     indicator = arguments["eval_class"].main_indicator
     if indicator in best:
         best[indicator] = 0
-    return True
+    tuning.begin(plans)
+    return tuning
+
+
+def _save_untrained(model: paddle.nn.Layer, plan: PruningPlan, folder: Path) -> Path:
+    """Write what a dry run has pruned, as a checkpoint that every tool loads; its path without
+    ``.pdparams``. Rank 0 does, the workers leave it to it."""
+    path = folder / UNTRAINED
+    if paddle.distributed.get_rank() == 0:
+        # Before the weights: a run that is killed in between leaves no pruned ones without a plan.
+        plan.save(plan_path(path))
+        with replacing(Path(f"{path}.pdparams")) as file:
+            paddle.save(model.state_dict(), file.name)
+    return path
 
 
 def _prune_families(
-    module: ModuleType, found: Sequence[Family], arguments: Mapping[str, Any], folder: Path
+    module: ModuleType,
+    found: Sequence[Family],
+    arguments: Mapping[str, Any],
+    folder: Path,
+    networks: Networks,
+    step: Progress,
 ) -> tuple[dict[str, PruningPlan], surgery.Masks]:
-    """Prune every network of every family: plans by name, and what stays of the whole model."""
+    """Prune every network of every family: what was cut of it now, by name, and what stays of the
+    whole model."""
     plans: dict[str, PruningPlan] = {}
     masks: surgery.Masks = {}
-    networks = Networks()
     for family in found:
         widths: Mapping[str, int] | None = None
         for part in family.members:
             network = networks.of(part)
+            if widths is None:
+                section, widths = _for_step(family.section, part, network, step)
             plans[part.name] = _prune_part(
-                module, family.section, part, network, arguments, folder, widths
+                module, section, part, network, arguments, folder, widths
             )
             widths = plans[part.name].kept_channels()
             for name, axes in surgery.kept_masks(network.graph, plans[part.name].groups).items():
                 masks[part.prefix + name] = axes
     return plans, masks
+
+
+def _for_step(
+    section: PruneSection, part: SubModel, network: Network, step: Progress
+) -> tuple[PruneSection, Mapping[str, int] | None]:
+    """The section as it reads for the network in hand, and widths where they follow from it without
+    measuring.
+
+    Raises:
+        PruneError: the network is as small already.
+    """
+    before, source = plan_of(part.model), config_hook.section_source()
+    key, value = section.target
+    own = section_for(section, before, step.step, step.steps)
+    if section.ratio is not None and (before is not None or step.steps > 1):
+        groups = network.prunable(section, source)
+        widths = widths_by_ratio(section, groups, before, step.step, step.steps)
+        if removes(widths, groups):
+            return section, widths
+        own = None
+    if own is None:
+        assert before is not None
+        raise PruneError(
+            f"{source}: Prune.{key} is {value}, which counts from the unpruned network, and of "
+            f"{part.name or 'the model'} {before.flops.pruned:.1%} of the FLOPs (MACs) and "
+            f"{before.params.pruned:.1%} of the parameters are removed already. To fine-tune it as "
+            "it is, set Prune.enable=false; to go on with its training, name it in "
+            "Global.checkpoints; to prune more, ask for more."
+        )
+    return own, None
 
 
 def _holders(arguments: Mapping[str, Any]) -> Holders:
@@ -167,7 +280,10 @@ def _prune_part(
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
-            found |= {f"Prune.recovery.{k}": str(v) for k, v in vars(section.recovery).items()}
+            found |= {
+                f"Prune.recovery.{key}": str(getattr(section.recovery, key))
+                for key in ("compensate", "images")
+            }
             if looks:
                 seen = calibration_batches(whole, _for_gradients(section), batches_folder, ranks)
                 found.update(gradient_settings(whole["config"], seen))
@@ -193,6 +309,7 @@ def _prune_part(
             settings,
             ranks,
             widths,
+            weights_file(part.model),
         ).run()
     finally:
         ranks.close()
@@ -239,23 +356,6 @@ def _for_gradients(section: PruneSection) -> int:
 def _versions(program: ModuleType) -> dict[str, str]:
     tree = Path(program.__file__ or ".").resolve().parent.parent
     return {"PaddleOCR": str(release_of(tree))}
-
-
-def _require_unpruned(parts: Sequence[SubModel], settings: Mapping[str, Any]) -> None:
-    for part in parts:
-        plan = plan_of(part.model)
-        if plan is None:
-            continue
-        key, value = "Global.pretrained_model", settings.get("pretrained_model")
-        if not value:
-            key = f"Architecture.Models.{part.name}.pretrained"
-            value = part.config["Architecture"].get("pretrained")
-        raise PruneError(
-            f"{key}: {value} is pruned already ({plan.flops.pruned:.1%} of its FLOPs). To "
-            "fine-tune it as it is, set Prune.enable=false; to go on with its training, name it in "
-            "Global.checkpoints; to prune more, start from the unpruned weights with a larger "
-            "target."
-        )
 
 
 def _require_epochs(settings: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:

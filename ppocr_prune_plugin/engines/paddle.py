@@ -1,26 +1,41 @@
-"""Run and time exported models with Paddle Inference on the CPU."""
+"""Paddle Inference on the CPU."""
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ..errors import PruneError
+from .interface import PADDLE, Array, Engine, Input, Session
 
-Array = npt.NDArray[Any]
-
-# How a model ran, as it is told to people.
+# How a model runs, as it is told to people.
 EVERYTHING = "oneDNN on"
 CONVOLUTIONS = "oneDNN on for convolutions"
 OFF = "oneDNN off"
 
 
-class Predictor:
+class PaddleInference(Engine):
+    """Exported Paddle models as they are."""
+
+    name = "paddle"
+    title = "Paddle Inference"
+    takes = PADDLE
+    module = "paddle"
+    install = "pip install paddlepaddle"
+
+    @classmethod
+    def version(cls) -> str:
+        import paddle
+
+        return str(paddle.__version__)
+
+    def load(self, model: Path) -> Session:
+        return Predictor(model, self.threads, EVERYTHING if self.onednn else OFF)
+
+
+class Predictor(Session):
     """An exported model.
 
     Paddle 3.3.0 and 3.3.1 cannot run every operator of an exported detector with oneDNN (the
@@ -42,35 +57,41 @@ class Predictor:
         self._prefix, self._threads = prefix, threads
         self.onednn = onednn
         self._predictor: Any = self._create()
+        stated = _stated_inputs(model_file(prefix))
+        images = (-1, -1, -1, -1)  # where the file does not say it
+        self.inputs = tuple(
+            stated.get(name, Input(name, images, "float32"))
+            for name in self._predictor.get_input_names()
+        )
 
-    def __call__(self, *inputs: Array) -> Array:
-        """Return the first output for these inputs."""
-        return self.outputs(*inputs)[0]
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """All outputs for these inputs."""
+        self.prepare(inputs)
+        return self.outputs()
 
-    def outputs(self, *inputs: Array) -> list[Array]:
-        """All outputs for these inputs; those that the export has left out may be given, too, if
-        they are the last."""
-        self.prepare(*inputs)
+    def outputs(self) -> list[Array]:
         predictor = self._predictor
         names = predictor.get_output_names()
         return [predictor.get_output_handle(name).copy_to_cpu() for name in names]
 
-    def prepare(self, *inputs: Array) -> None:
-        """Set the inputs that :meth:`run` works on, and run once."""
+    def prepare(self, arrays: Sequence[Array]) -> None:
         try:
-            self._set(inputs)
+            self._set(arrays)
             self._predictor.run()
         except NotImplementedError:
             if self.onednn != EVERYTHING:
                 raise
             self.onednn = CONVOLUTIONS
             self._predictor = self._create()
-            self._set(inputs)
+            self._set(arrays)
             self._predictor.run()
 
     def run(self) -> None:
-        """Run on what was prepared."""
         self._predictor.run()
+
+    @property
+    def how(self) -> str:
+        return self.onednn
 
     def _set(self, inputs: Sequence[Array]) -> None:
         for name, array in zip(self._predictor.get_input_names(), inputs, strict=False):
@@ -118,28 +139,18 @@ def model_file(prefix: Path) -> Path:
     raise PruneError(f"{prefix.parent} holds no exported model ({prefix.name}.json or .pdmodel)")
 
 
-def latencies(
-    predictors: Sequence[Predictor],
-    inputs: Sequence[Sequence[Array]],
-    rounds: int,
-) -> list[list[float]]:
-    """Times of so many runs of each, in milliseconds, after a warm-up.
-
-    The models take turns, so that whatever else the machine does slows all of them alike.
-    """
-    for predictor, arrays in zip(predictors, inputs, strict=True):
-        predictor.prepare(*arrays)
-        predictor.run()
-    times: list[list[float]] = [[] for _ in predictors]
-    for _ in range(rounds):
-        for predictor, found in zip(predictors, times, strict=True):
-            start = time.perf_counter()
-            predictor.run()
-            found.append(1000 * (time.perf_counter() - start))
-    return times
-
-
-def random_arrays(inputs: Sequence[tuple[Sequence[int], str]]) -> list[Array]:
-    """Numbers between 0 and 1 for ``(shape, dtype)`` pairs."""
-    random = np.random.default_rng(0)
-    return [random.random(tuple(shape)).astype(dtype) for shape, dtype in inputs]
+def _stated_inputs(program: Path) -> dict[str, Input]:
+    """Inputs by name, as a program in JSON states them; none of an older form."""
+    if program.suffix != ".json":
+        return {}
+    found = {}
+    try:
+        content = json.loads(program.read_bytes())
+        for operation in content["program"]["regions"][0]["blocks"][0]["ops"]:
+            if operation["#"].endswith(".data"):
+                own = {item["N"]: item["AT"]["D"] for item in operation["A"]}
+                name, shape = str(own["name"]), tuple(map(int, own["shape"]))
+                found[name] = Input(name, shape, str(own["dtype"]))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise PruneError(f"{program}: is not an exported model ({error!r})") from error
+    return found

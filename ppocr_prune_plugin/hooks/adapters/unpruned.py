@@ -1,0 +1,133 @@
+"""The unpruned network of a run: named in its plan, and found again when the run is resumed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ...checkpoint import read_shapes
+from ...errors import PruneError
+from ...files import open_regular
+from ...graph.live import tensors_of
+from ...network import Network
+from ...plan import WeightsFile
+from .networks import Networks
+from .state import file_of
+from .sub_models import SubModel
+from .tree import leave_weights_out
+
+KEY = "Prune.recovery.distill"
+_WITHOUT = "To train without the teacher set Prune.recovery.distill=false"
+
+
+def weights_file(model: paddle.nn.Layer) -> WeightsFile | None:
+    """What a plan says of the file that a network's weights are from; None where there is none."""
+    path = file_of(model)
+    if path is None:
+        return None
+    return WeightsFile(str(path.absolute()), _checksum(path))
+
+
+def require_trained(part: SubModel, network: Network, source: str) -> None:
+    """Raise :class:`PruneError` where a network that is to teach has random weights."""
+    path = file_of(part.model)
+    if path is None:
+        raise PruneError(
+            f"{source}: {KEY}: the weights of {part.name or 'the model'} are from no file: random "
+            f"ones teach nothing. Set Global.pretrained_model. {_WITHOUT}."
+        )
+    _require_whole(path, part, network, read_shapes(path))
+
+
+def rebuilt(
+    part: SubModel, stated: WeightsFile | None, others: Sequence[str], networks: Networks
+) -> Network:
+    """The unpruned network of a pruned one.
+
+    Args:
+        part: the pruned network, with its config.
+        stated: the file of its weights, as the plan says.
+        others: where else that file may be.
+        networks: traces it.
+
+    Raises:
+        PruneError: the file is not there or another one, or the plan does not say which it is.
+    """
+    from ppocr.modeling.architectures import build_model
+
+    if stated is None:
+        raise PruneError(
+            f"{KEY}: the plan of {part.name or 'the model'} does not say what the unpruned weights "
+            f"were, so the teacher cannot be found again. {_WITHOUT}."
+        )
+    path = _found(stated, others)
+    shapes = read_shapes(path)  # refuses a file with code in it
+    architecture = copy.deepcopy(dict(part.config["Architecture"]))
+    architecture.pop("freeze_params", None)
+    leave_weights_out(architecture)
+    # Some heads name their parameters; Paddle refuses a name that the pruned network has.
+    with paddle.utils.unique_name.guard("unpruned_"):
+        model = build_model(architecture)
+    network = networks.of(SubModel(part.name, model, part.config))
+    _require_whole(path, part, network, shapes)
+    prefix = _prefix(part, shapes)
+    content = paddle.load(str(path))
+    for name, tensor in tensors_of(model).items():
+        value = content.get(prefix + name)
+        if value is not None and shapes.get(prefix + name) == tuple(tensor.shape):
+            tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
+    return network
+
+
+def _found(stated: WeightsFile, others: Sequence[str]) -> Path:
+    seen = []
+    for name in (stated.path, *others):
+        path = Path(name.removesuffix(".pdparams") + ".pdparams")
+        if not path.is_file():
+            seen.append(f"{path} is not there")
+        elif _checksum(path) != stated.checksum:
+            seen.append(f"{path} is another file (its checksum does not fit)")
+        else:
+            return path
+    raise PruneError(
+        f"{KEY}: the unpruned weights, which teach, are not found again: {'; '.join(seen)}. Put "
+        f"the file back, or name it in Global.pretrained_model. {_WITHOUT}."
+    )
+
+
+def _require_whole(
+    path: Path, part: SubModel, network: Network, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """What only training uses, as a detector's threshold maps, may be missing."""
+    prefix = _prefix(part, shapes)
+    tensors = tensors_of(network.model)
+    missing = [
+        name
+        for name in tensors
+        if name in network.costs.deployed
+        and shapes.get(prefix + name) != tuple(tensors[name].shape)
+    ]
+    if missing:
+        raise PruneError(
+            f"{path}: {KEY}: {len(missing)} of the unpruned network's parameters are not in this "
+            f"file in their shape, {missing[0]} the first, so that they are random and teach "
+            f"nothing. Train the unpruned network first. {_WITHOUT}."
+        )
+
+
+def _prefix(part: SubModel, names: Mapping[str, Any]) -> str:
+    """What stands before the network's names in a file: of the whole model, or of its own."""
+    return part.prefix if any(name.startswith(part.prefix) for name in names) else ""
+
+
+def _checksum(path: Path) -> str:
+    found = hashlib.sha256()
+    with open_regular(path, "the weights file") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
