@@ -121,7 +121,7 @@ def collect(
     """
     readers, left = _readers(model, graph)
     watch = _Watch(dict(model.named_sublayers()), readers)
-    with watch.watching(), evaluating(model):
+    with watch.watching(), evaluating(model), _with_gradients(model):
         for number, run in enumerate(batches):
             watch.take(run(), number)
     norms, moments = watch.norms, watch.moments
@@ -137,7 +137,8 @@ def collect(
         for reader in readers
         if reader.weight not in watch.too_wide
     ]
-    return ReadMoments(tuple(found), left, moments, watch.reactions, watch.remark)
+    reactions = {} if watch.remark else watch.reactions
+    return ReadMoments(tuple(found), left, moments, reactions, watch.remark)
 
 
 def _readers(model: paddle.nn.Layer, graph: ChannelGraph) -> tuple[list[Reader], dict[str, str]]:
@@ -202,6 +203,21 @@ def evaluating(model: paddle.nn.Layer) -> Iterator[None]:
             layer.training = mode
 
 
+@contextmanager
+def _with_gradients(model: paddle.nn.Layer) -> Iterator[None]:
+    """In this block recurrent layers keep what a backward pass needs, which they do in training
+    mode only; without dropout they compute the same in both modes."""
+    layers = [layer for layer in model.sublayers() if isinstance(layer, RNNBase)]
+    before = [(layer, layer.training, layer.dropout) for layer in layers]
+    for layer in layers:
+        layer.training, layer.dropout = True, 0.0
+    try:
+        yield
+    finally:
+        for layer, training, dropout in before:
+            layer.training, layer.dropout = training, dropout
+
+
 class _Watch:
     """Takes the moments of what readers read while a network runs, and notes the batch norms behind
     them. Layers that share a weight are one reader: their inputs count together.
@@ -225,6 +241,13 @@ class _Watch:
         for reader in readers:
             for name in _sharing(layers, reader.layer, reader.weight.rpartition(".")[2]):
                 self._readers.setdefault(name, []).append(reader)
+        self._recurrent = [
+            weight
+            for layer in layers.values()
+            if isinstance(layer, RNNBase)
+            for weight in layer.parameters()
+            if not weight.stop_gradient
+        ]
         self._images = dict.fromkeys(self._readers, 0)
         self._room = _MOST
         # Calls of layers and norms by name, and of norms right behind layers.
@@ -289,6 +312,7 @@ class _Watch:
                         moments.add(self._images[name] % 2, row, weight)
                 self._images[name] += 1
         self._read.clear()
+        self._made.clear()
 
     def _add_reaction(self, name: str, gradient: paddle.Tensor) -> None:
         """``gradient``: as the layer reads."""
@@ -314,7 +338,9 @@ class _Watch:
         try:
             projected = [_projected(tensor, number) for tensor in outputs if tensor.size]
             if read and not self.remark:
-                found = list(paddle.grad(projected, read, allow_unused=True))
+                # Recurrent layers know no backward pass that leaves their weights out.
+                found = paddle.grad(projected, [*read, *self._recurrent], allow_unused=True)
+                found = found[: len(read)]
                 if any(gradient is not None for gradient in found):
                     return found
                 self.remark = "they depend on none of the layers that read channels"

@@ -39,10 +39,11 @@ class SensitivityOptions:
     ``by`` is what a loss is: ``metric``, the share of the main metric that is lost, or ``output``,
     how far the outputs move from the unpruned network's on training images, without labels.
     ``file`` is the sensitivity file (None: ``<save_model_dir>/prune/sen.pickle``), ``ratios`` the
-    pruning ratios tried per group, rising; ``samples`` the number of evaluation images (None: all),
-    ``stop_loss`` the loss beyond which a group is not cut deeper (None: chosen by the target)
-    and ``cache_mb`` the memory for decoded evaluation batches, in MiB (0: no cache). With ``exact``
-    every point is measured on all of those images, not on as few as its loss allows.
+    pruning ratios tried per group, rising; ``samples`` the number of images (None: all of the
+    evaluation set, few of the training images), ``stop_loss`` the loss beyond which a group is not
+    cut deeper (None: chosen by the target) and ``cache_mb`` the memory for decoded evaluation
+    batches, in MiB (0: no cache). With ``exact`` every point is measured on all of those images,
+    not on as few as its loss allows.
     """
 
     file: str | None = None

@@ -145,6 +145,7 @@ def test_linear_and_recurrent_readers(kind: str) -> None:
     before = model(x).numpy()
     compensation = compensation_of(model)
     assert {reader.layer for reader in compensation.read.readers} == {"reader", "recurrent"}
+    assert compensation.read.remark == "", "recurrent layers have gradients in evaluation mode"
     plan = keep(compensation, "first", tuple(range(6))) + keep(
         compensation, "reader", tuple(range(4))
     )

@@ -78,6 +78,8 @@ def test_train_refuses_what_would_prune_nothing(cls_tools: Tools, tmp_path: Path
         f"Global.pretrained_model={cls_tools.weights}",
         f"Global.save_model_dir={tmp_path}",
         "Prune.max_loss=0.001",
+        "Prune.criterion=l1",
+        "Prune.recovery.compensate=false",
         "Prune.sensitivity.ratios=[0.9]",
         'Prune.skip=["backbone.blocks.*"]',
     ]

@@ -72,6 +72,8 @@ class Compensation:
             removed = rows[..., ~mask].reshape(-1, int((~mask).sum()))
             shift = bool(reader.bias)
             ridge, missing[reader.weight] = _best_ridge(moments, mask, removed, shift)
+            if missing[reader.weight] >= 1:  # nothing is known of what was removed
+                continue
             slope, offset = _Regression.of(moments, mask, shift, (0, 1)).solved(ridge)
             new = rows[..., mask] + rows[..., ~mask] @ slope
             write = np.moveaxis(new, -1, reader.axis).astype(weight.dtype)
