@@ -175,13 +175,13 @@ def test_a_plan_that_cannot_be_used(
     assert "latest.prune.json" in message and words[1] in message
 
 
-def test_pruned_weights_are_not_pruned_again(
+def test_pruned_weights_are_not_pruned_again_by_what_is_removed_already(
     refuse: Callable[..., str], checkpoint: Path, tmp_path: Path
 ) -> None:
     message = refuse(
-        tmp_path, "train", f"Global.pretrained_model={checkpoint / 'latest'}", "Prune.ratio=0.3"
+        tmp_path, "train", f"Global.pretrained_model={checkpoint / 'latest'}", "Prune.ratio=0.01"
     )
-    assert "pruned already" in message and "Global.checkpoints" in message
+    assert "removed already" in message and "Global.checkpoints" in message
 
 
 def test_an_empty_evaluation_set(refuse: Callable[..., str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.paddle import OFF, Predictor
+from ..errors import PruneError
 from .check import Differs, Reference
 from .exported import ExportedModel, flat
 from .fold import fold
@@ -27,7 +28,7 @@ def fold_checked(prefix: Path, inputs: Sequence[Any]) -> tuple[str, str]:
         How to log what was done ("info" or "warning"), and in which words.
 
     Raises:
-        PruneError: the model cannot be read or run.
+        PruneError: the model cannot be run.
     """
     if not Path(f"{prefix}.json").is_file():
         return "info", (
@@ -38,7 +39,10 @@ def fold_checked(prefix: Path, inputs: Sequence[Any]) -> tuple[str, str]:
     whole = Reference(lambda arrays: predictor(*flat(arrays)), inputs, TOLERANCE)
     with tempfile.TemporaryDirectory(prefix=".ppocr-prune-fold-", dir=prefix.parent) as folder:
         target = Path(folder, prefix.name)
-        counts = fold(prefix, target)
+        try:
+            counts = fold(prefix, target)
+        except PruneError as error:
+            return "warning", f"not folded: {error}"
         if counts.before == counts.after:
             return "info", "nothing to fold in the exported model"
         try:

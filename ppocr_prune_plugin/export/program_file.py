@@ -145,7 +145,8 @@ def load_program(prefix: Path) -> ProgramFile:
                     program.shapes[result["%"]] = tuple(kind["D"][1])
                 else:
                     program.shapes[result["%"]] = ()
-        names = sorted(n for n in map(program.parameter_name, nodes) if n is not None)
+        # One parameter may stand in the program twice.
+        names = sorted({n for n in map(program.parameter_name, nodes) if n is not None})
         data = Path(f"{prefix}.pdiparams").read_bytes()
         program.parameters = dict(zip(names, _tensors(data), strict=True))
         for node in nodes:

@@ -115,7 +115,11 @@ def build_from_config(
     if characters is not None:
         set_out_channels(config, len(characters))
     with _in_paddleocrs_code(config_path):
-        model = build_model(config["Architecture"])
+        import paddle
+
+        # Some networks name a parameter themselves, and Paddle refuses a name that is taken.
+        with paddle.utils.unique_name.guard():
+            model = build_model(config["Architecture"])
     model.train()
     return model, config
 

@@ -58,6 +58,11 @@ class FineTuning:
         self._images = image_files(options.unlabelled, self._source)
         self._loss = arguments["loss_class"]
         self._hooks: list[Any] = []
+        if options.freeze_bn and arguments["config"]["Global"].get("to_static"):
+            raise PruneError(
+                f"{self._source}: Prune.recovery.freeze_bn: a compiled forward (Global.to_static: "
+                "true) keeps the mode that it began in. Set one of them to false."
+            )
         if options.distill is None:
             return
         for part in parts:
@@ -149,6 +154,8 @@ class FineTuning:
         rate = learning_rate.peak(self._arguments["config"])
         if not self._section.recovery.compensate:
             return False, "nothing was compensated"
+        if self._arguments["config"]["Global"].get("to_static"):
+            return False, "a compiled forward (Global.to_static) keeps the mode that it began in"
         if images < _FEW_IMAGES:
             return True, f"compensated, and {images} training images are few"
         if rate is not None and rate <= _SLOW:
