@@ -49,6 +49,12 @@ _MODELS = {
     " they stand but for data and sizes of images; random weights",
 }
 
+_OF_2_6 = (
+    "2.6 is the release as of September 2022, with an older NumPy (`requirements/trees-2.6.txt`)."
+    " Its later commits compile an operation for GPUs when they are imported, which needs a CUDA"
+    " toolkit, pruned or not."
+)
+
 
 def run(tree: Path, name: str, python: str) -> Row:
     """One row: every model's stages on one tree, in one environment."""
@@ -121,6 +127,8 @@ def page(rows: list[Row]) -> str:
         "|---|---|" + "---|" * (len(STAGES) + 2),
         *map(_line, rows),
     ]
+    if "2.6" in trees:
+        lines += ["", _OF_2_6]
     notes = [note for row in rows for note in _notes(row)]
     if notes:
         lines += ["", "## What fails", "", *notes]
