@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppocr_prune_plugin.engines.interface import examples
-from ppocr_prune_plugin.engines.paddle import Predictor, model_file
+from ppocr_prune_plugin.engines.paddle import Predictor, model_files
 from ppocr_prune_plugin.engines.turns import take_turns
 
 _NAME = "inference"  # what PaddleOCR calls the files of an exported model
@@ -20,8 +20,7 @@ def load(folder: Path, threads: int = 1) -> Predictor:
 
 def file_size(folder: Path) -> int:
     """Return the bytes of program and parameters together."""
-    program = model_file(folder / _NAME)
-    return program.stat().st_size + (folder / f"{_NAME}.pdiparams").stat().st_size
+    return sum(path.stat().st_size for path in model_files(folder / _NAME))
 
 
 def latencies(

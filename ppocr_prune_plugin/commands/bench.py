@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from ..engines import Engine, engine_class, installed
 from ..engines.interface import ONNX
+from ..engines.paddle import model_files
+from ..engines.turns import BUSY, disturbance_of
 from ..errors import PruneError
 from ..export.onnx_file import OPSET, convertible, find_model, require_converter, run_converter
 from ..latency.process import Failure, Process, request_of
 from ..report.lines import text_table
 
-# Half of the runs took by so much longer than the fastest: something else runs.
-_BUSY = 0.25
 # Seconds that all rounds together may take.
 _PATIENCE = 24 * 3600.0
 # Sides of an image where a model takes any.
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-bench-") as folder:
         bench = _Bench(Path(folder), engines, bool(args.engine), args.threads, args.batch, shape)
         results, disturbance = bench.run(args.models, args.rounds)
-    if disturbance > _BUSY:
+    if disturbance > BUSY:
         print(
             "the machine is busy: half of the runs took over "
             f"{disturbance:.0%} longer than the fastest; stop other programs and measure again",
@@ -169,7 +169,7 @@ class _Bench:
                     median / base, memory, file.size(engine), shape,
                 )
             )  # fmt: skip
-        return results, max(statistics.median(found) / min(found) for found in times) - 1
+        return results, disturbance_of(times)
 
     def _alone(
         self, engine: type[Engine], file: _File
@@ -235,11 +235,7 @@ class _File:
             assert self._onnx is not None
             return self._onnx.stat().st_size
         assert self._prefix is not None
-        names = [self._prefix.with_name(self._prefix.name + s) for s in _SUFFIXES]
-        return sum(path.stat().st_size for path in names if path.is_file())
-
-
-_SUFFIXES = (".json", ".pdmodel", ".pdiparams")
+        return sum(path.stat().st_size for path in model_files(self._prefix))
 
 
 def _table(results: Sequence[Result], args: argparse.Namespace) -> list[str]:

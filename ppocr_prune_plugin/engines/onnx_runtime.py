@@ -51,7 +51,7 @@ class _Session(Session):
             Input(
                 item.name,
                 tuple(size if isinstance(size, int) and size > 0 else -1 for size in item.shape),
-                _TYPES.get(item.type, "float32"),
+                _TYPES.get(item.type, item.type),
             )
             for item in session.get_inputs()
         )

@@ -57,7 +57,7 @@ class Predictor(Session):
         self._prefix, self._threads = prefix, threads
         self.onednn = onednn
         self._predictor: Any = self._create()
-        stated = _stated_inputs(model_file(prefix))
+        stated = _stated_inputs(model_files(prefix)[0])
         images = (-1, -1, -1, -1)  # where the file does not say it
         self.inputs = tuple(
             stated.get(name, Input(name, images, "float32"))
@@ -100,7 +100,7 @@ class Predictor(Session):
     def _create(self) -> Any:
         from paddle import inference
 
-        config = inference.Config(str(model_file(self._prefix)), f"{self._prefix}.pdiparams")
+        config = inference.Config(*map(str, model_files(self._prefix)))
         config.disable_gpu()
         config.disable_glog_info()
         if self.onednn == OFF:
@@ -126,16 +126,16 @@ def require_onednn() -> None:
         )
 
 
-def model_file(prefix: Path) -> Path:
-    """Return the program file of an exported model (PIR or old format).
+def model_files(prefix: Path) -> tuple[Path, Path]:
+    """The program file of an exported model (PIR or old format), and that of its weights.
 
     Raises:
-        PruneError: there is none.
+        PruneError: there is no program.
     """
     for suffix in (".json", ".pdmodel"):
         path = prefix.with_name(prefix.name + suffix)
         if path.is_file():
-            return path
+            return path, prefix.with_name(prefix.name + ".pdiparams")
     raise PruneError(f"{prefix.parent} holds no exported model ({prefix.name}.json or .pdmodel)")
 
 

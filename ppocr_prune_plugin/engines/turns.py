@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 
 from .interface import Session
+
+# A disturbance from which on something else runs all the time.
+BUSY = 0.25
 
 
 def take_turns(sessions: Sequence[Session], rounds: int) -> list[list[float]]:
@@ -26,3 +30,9 @@ def take_turns(sessions: Sequence[Session], rounds: int) -> list[list[float]]:
             session.run()
             found.append(1000 * (time.perf_counter() - start))
     return times
+
+
+def disturbance_of(times: Sequence[Sequence[float]]) -> float:
+    """By what share half of the runs took longer than the fastest, of the model where that is
+    most."""
+    return max(statistics.median(found) / min(found) for found in times) - 1

@@ -15,6 +15,9 @@ from typing import Any
 import numpy.typing as npt
 import yaml
 
+from ..engines.interface import Input
+from ..engines.onnx_runtime import OnnxRuntime
+from ..engines.paddle import OFF, Predictor, model_files
 from ..errors import PruneError, quoted
 from ..files import replacing
 from .check import Differs, Reference
@@ -166,8 +169,7 @@ def run_converter(prefix: Path, target: Path, opset: int) -> None:
     Raises:
         PruneError: it cannot be converted.
     """
-    program = next(p for s in (".json", ".pdmodel") if (p := Path(f"{prefix}{s}")).is_file())
-    command = [sys.executable, "-c", _CONVERT, str(program), f"{prefix}.pdiparams"]
+    command = [sys.executable, "-c", _CONVERT, *map(str, model_files(prefix))]
     environment = {**os.environ, "PPOCR_PRUNE": "0"}
     try:
         done = subprocess.run(
@@ -242,15 +244,8 @@ class _OnnxModel:
     """An .onnx file that runs in ONNX Runtime, on one thread."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = OnnxRuntime().load(path)
         except Exception as error:  # whatever ONNX Runtime raises
             raise PruneError(
                 f"ONNX Runtime cannot load what paddle2onnx wrote: {error}. Nothing was written; "
@@ -259,14 +254,14 @@ class _OnnxModel:
 
     def inputs(self, size: tuple[int, int]) -> dict[str, tuple[list[int], str]]:
         """Name → shape and element type, images of that size where it takes any."""
-        return {item.name: _spec(item, size) for item in self._session.get_inputs()}
+        return {item.name: _spec(item, size) for item in self._session.inputs}
 
     def run(self, inputs: Sequence[Sequence[Any]]) -> list[list[Array]]:
-        names = [item.name for item in self._session.get_inputs()]
-        return [
-            self._session.run(None, dict(zip(names, flat(arrays), strict=True)))
-            for arrays in inputs
-        ]
+        found = []
+        for arrays in inputs:
+            self._session.prepare(flat(arrays))
+            found.append(self._session.outputs())
+        return found
 
     def weights(self) -> dict[str, Array]:
         return {}  # converting gives them other names and shapes
@@ -277,7 +272,7 @@ def _compare(
 ) -> tuple[float | None, tuple[tuple[int, ...], ...], str]:
     """The largest difference as a share of what an output varies by, or why nothing can be said;
     and the shapes that were tried between them."""
-    model, predictor = _OnnxModel(path), _predictor(prefix)
+    model, predictor = _OnnxModel(path), Predictor(prefix, onednn=OFF)
     found, shapes, why = [], [], ""
     for size in sizes:
         inputs = model.inputs(size)
@@ -288,7 +283,8 @@ def _compare(
         names = list(inputs)
 
         def run(arrays: Sequence[Any], names: list[str] = names) -> list[Array]:
-            return _run_paddle(predictor, dict(zip(names, flat(arrays), strict=True)))
+            feed = dict(zip(names, flat(arrays), strict=True))
+            return predictor(*(feed[item.name] for item in predictor.inputs))
 
         try:
             agreement = Reference(run, list(inputs.values()), TOLERANCE).compare(model, {})
@@ -308,32 +304,10 @@ def _compare(
     return (max(found) if found else None), tuple(shapes), "" if found else why
 
 
-def _spec(item: Any, size: tuple[int, int]) -> tuple[list[int], str]:
+def _spec(item: Input, size: tuple[int, int]) -> tuple[list[int], str]:
     """Shape and element type of an input; an image of ``size`` where any is taken."""
-    known = [length if isinstance(length, int) and length > 0 else None for length in item.shape]
-    if len(known) == 4:
-        shape = [known[0] or 1, known[1] or 3, known[2] or size[0], known[3] or size[1]]
-    else:
-        shape = [length or 1 for length in known]
-    dtype = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
-    if item.type not in dtype:
-        raise PruneError(f"the model takes {item.name} of {item.type}, which cannot be made up.")
-    return shape, dtype[item.type]
-
-
-def _predictor(prefix: Path) -> Any:
-    import paddle
-
-    program = next(p for s in (".json", ".pdmodel") if (p := Path(f"{prefix}{s}")).is_file())
-    settings = paddle.inference.Config(str(program), f"{prefix}.pdiparams")
-    settings.disable_gpu()
-    settings.disable_glog_info()
-    settings.disable_mkldnn()
-    return paddle.inference.create_predictor(settings)
-
-
-def _run_paddle(predictor: Any, feed: Mapping[str, Array]) -> list[Array]:
-    for name in predictor.get_input_names():
-        predictor.get_input_handle(name).copy_from_cpu(feed[name])
-    predictor.run()
-    return [predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()]
+    otherwise = [1, 3, *size] if len(item.shape) == 4 else [1] * len(item.shape)
+    if item.dtype not in ("float32", "int64", "int32"):
+        raise PruneError(f"the model takes {item.name} of {item.dtype}, which cannot be made up.")
+    shape = [own if own > 0 else other for own, other in zip(item.shape, otherwise, strict=True)]
+    return shape, item.dtype

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import surgery
+from ..engines.turns import BUSY
 from ..errors import PruneError
 from ..graph.inference_mode import in_inference_mode
 from ..graph.trace import is_spec
@@ -36,8 +37,6 @@ _LEAST, _MOST = 6, 20
 # The runs of one network differ by so much on an idle machine; beyond it they are taken again, so
 # often, and the quietest ones count.
 _QUIET, _AGAIN = 0.12, 3
-# By so much they differ where something else runs all the time.
-_BUSY = 0.25
 # So many of the last measured choices decide how far predictions are off.
 _LAST = 2
 
@@ -186,7 +185,7 @@ class NetworkLatency:
                 best, noise = (times[0], times[-1]), self._timer.disturbance
             if noise < _QUIET:
                 break
-        if noise > _BUSY:
+        if noise > BUSY:
             self._logger.warning(
                 "prune: the machine is busy: half of the runs of a network took over "
                 f"{noise:.0%} longer than the fastest. Times measured now are not to be trusted; "

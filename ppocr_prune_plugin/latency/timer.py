@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import paddle
 
 from ..engines import choose
 from ..engines.interface import ONNX
+from ..engines.turns import disturbance_of
 from ..errors import PruneError
 from ..export.fold import fold
 from ..export.onnx_file import OPSET, convertible, require_converter
@@ -86,12 +86,9 @@ class Timer:
             raise self._problem(error) from error
         special = content["how"][-1]
         self.how = self._where + (f", {special}" if special else "")
+        self.disturbance = disturbance_of(content["times"])
         # What else the machine does makes runs slower only: the fastest is nearest to the truth.
-        fastest = [min(found) for found in content["times"]]
-        medians = [statistics.median(found) for found in content["times"]]
-        pairs = zip(medians, fastest, strict=True)
-        self.disturbance = max(median / least for median, least in pairs) - 1
-        return fastest
+        return [min(found) for found in content["times"]]
 
     def close(self) -> None:
         """End the process and remove the files."""

@@ -19,13 +19,11 @@ from typing import Any
 
 from ..engines import Session, engine_class
 from ..engines.interface import examples
+from ..engines.paddle import model_files
 from ..engines.turns import take_turns
 from ..errors import PruneError
 
 Request = dict[str, Any]
-
-# What a model's files are called, after the name that requests have.
-_SUFFIXES = ("", ".json", ".pdmodel", ".pdiparams")
 
 
 class Worker:
@@ -92,7 +90,7 @@ class Worker:
 
     def _session(self, model: Request) -> Session:
         path = Path(model["file"])
-        files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+        files = [path] if path.is_file() else model_files(path)
         changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
         key = json.dumps([model, changed])
         if self._kept is not None and self._kept[0] == key:
