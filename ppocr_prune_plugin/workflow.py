@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,7 +116,8 @@ class PruningRun:
         if self.widths is None and isinstance(target, MeasuredTarget):
             moments = self._moments()
             ranker, recovery = self._ranker(moments), self._recovery(moments)
-            self._measuring(target, groups, ranker, recovery).work()
+            with self._measuring(target, groups, ranker, recovery) as measuring:
+                measuring.work()
         if self.ranks.wait(*ENDINGS) == FAILED:
             raise PruneError("rank 0 could not prune the model; its message says why")
         plan = load_plan(self._plan_path)
@@ -131,8 +133,8 @@ class PruningRun:
         recovery: Recovery,
     ) -> Decision:
         if self.widths is None and isinstance(target, MeasuredTarget):
-            measuring = self._measuring(target, groups, ranker, recovery)
-            decision = decide(target, measuring, self.folder / "latency.json")
+            with self._measuring(target, groups, ranker, recovery) as measuring:
+                decision = decide(target, measuring, self.folder / "latency.json")
             if not measuring.unit:
                 return decision
             decision = replace(decision, unit=measuring.unit, baseline=None, spread=None)
@@ -147,32 +149,38 @@ class PruningRun:
             decision, baseline=self.evaluation.baseline(), spread=spread(self.evaluation)
         )
 
+    @contextmanager
     def _measuring(
         self,
         target: MeasuredTarget,
         groups: Sequence[ChannelGroup],
         ranker: Ranker,
         recovery: Recovery,
-    ) -> Measuring:
-        evaluation, unit = self.evaluation, ""
-        if self.section.sensitivity.by == "output":
-            options = self.section.sensitivity
-            outputs = OutputEvaluation(
-                self.network.model, self.shown, options.cache_mb, self.folder,
-                options.samples or FEW,
-            )  # fmt: skip
-            evaluation, unit = outputs, outputs.unit
+    ) -> Iterator[Measuring]:
+        """What measures the curves; what only that needs is freed at the end of the block."""
+        by_output = self.section.sensitivity.by == "output"
+        outputs = self._output_evaluation() if by_output else None
+        evaluation = self.evaluation if outputs is None else outputs
         if evaluation is None:
             raise PruneError(
                 f"{self.source}: Prune.{target.key} needs an evaluation set to measure "
                 "sensitivity, and Eval is empty. Fill the Eval section, set "
                 "Prune.sensitivity.by: output, or prune by Prune.ratio."
             )
-        return Measuring(
-            self.network, groups, self.section, self.source, evaluation, ranker,
-            recovery, len(self.calibration), self.settings, self.folder, self.logger,
-            self.ranks, unit,
-        )  # fmt: skip
+        try:
+            yield Measuring(
+                self.network, groups, self.section, self.source, evaluation, ranker,
+                recovery, len(self.calibration), self.settings, self.folder, self.logger,
+                self.ranks, "" if outputs is None else outputs.unit,
+            )  # fmt: skip
+        finally:
+            if outputs is not None:
+                outputs.close()
+
+    def _output_evaluation(self) -> OutputEvaluation:
+        options, model = self.section.sensitivity, self.network.model
+        few = options.samples or FEW
+        return OutputEvaluation(model, self.shown, options.cache_mb, self.folder, few)
 
     def _moments(self) -> Callable[[], ReadMoments]:
         """What the layers of the unpruned network read; looked at once, when it is asked for."""
