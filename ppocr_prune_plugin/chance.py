@@ -21,21 +21,30 @@ def without_chance(model: paddle.nn.Layer) -> Iterator[None]:
     """
     droppers = [(layer, layer.training) for layer in model.sublayers() if only_drops(layer)]
     own = [(generator, generator.bit_generator.state) for generator in _generators(model)]
+    with chance_of_its_own():
+        try:
+            for layer, _ in droppers:
+                layer.training = False
+            for generator, _ in own:
+                generator.bit_generator.state = type(generator.bit_generator)(_SEED).state
+            paddle.seed(_SEED)
+            np.random.seed(_SEED)
+            random.seed(_SEED)
+            yield
+        finally:
+            for layer, training in droppers:
+                layer.training = training
+            for generator, state in own:
+                generator.bit_generator.state = state
+
+
+@contextmanager
+def chance_of_its_own() -> Iterator[None]:
+    """The generators of Paddle, NumPy and Python go on after this block where they were before."""
     states = paddle.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        for layer, _ in droppers:
-            layer.training = False
-        for generator, _ in own:
-            generator.bit_generator.state = type(generator.bit_generator)(_SEED).state
-        paddle.seed(_SEED)
-        np.random.seed(_SEED)
-        random.seed(_SEED)
         yield
     finally:
-        for layer, training in droppers:
-            layer.training = training
-        for generator, state in own:
-            generator.bit_generator.state = state
         paddle.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import paddle
+
+from .graph.live import tensors_in
 
 Array = npt.NDArray[Any]
 
@@ -24,8 +25,8 @@ _WHOLE = 1e-3  # how far the shares of one whole may be from it together
 
 def outputs_of(answer: Any) -> list[Array]:
     """The floating-point tensors of an answer, in their order, as single precision."""
-    found = [t for t in paddle.utils.flatten(answer) if isinstance(t, paddle.Tensor)]
-    return [t.astype("float32").numpy() for t in found if "float" in str(t.dtype) and t.size]
+    found = [t for t in tensors_in(answer) if "float" in str(t.dtype) and t.size]
+    return [t.astype("float32").numpy() for t in found]
 
 
 def unit_of(output: Array) -> str:

@@ -104,22 +104,19 @@ def section_for(
     """
     if section.pruned_latency is not None:
         return dataclasses.replace(section, pruned_latency=goal(section.pruned_latency, 1, steps))
+    flops, params = (None, None) if before is None else (before.flops, before.params)
     if section.pruned_flops is not None:
-        left = _left(
-            section.pruned_flops, before.flops if before is not None else None, step, steps
-        )
-        return dataclasses.replace(section, pruned_flops=left) if left is not None else None
+        left = _left(goal(section.pruned_flops, step, steps), flops)
+        return None if left is None else dataclasses.replace(section, pruned_flops=left)
     if section.pruned_params is not None:
-        left = _left(
-            section.pruned_params, before.params if before is not None else None, step, steps
-        )
-        return dataclasses.replace(section, pruned_params=left) if left is not None else None
+        left = _left(goal(section.pruned_params, step, steps), params)
+        return None if left is None else dataclasses.replace(section, pruned_params=left)
     return section
 
 
-def _left(share: float, change: Change | None, step: int, steps: int) -> float | None:
-    """What is to be removed of what a cut has left; None where that is nothing."""
-    wanted = goal(share, step, steps)
+def _left(wanted: float, change: Change | None) -> float | None:
+    """What is to be removed of what a cut has left, so that this share of the original goes; None
+    where that is nothing."""
     removed = change.pruned if change is not None else 0.0
     return 1 - (1 - wanted) / (1 - removed) if wanted > removed + _NOTHING else None
 

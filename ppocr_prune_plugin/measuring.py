@@ -24,7 +24,7 @@ from .sensitivity.store import SensitivityFile, open_sensitivity
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures the curves of the groups that may be pruned, with whoever is on the ranks.
+    """Measures the curves of the groups that may be pruned, with all ranks.
 
     ``source`` names where the section is written, for messages; ``ranker`` has seen the unpruned
     network; ``unit`` is what losses are where they are not shares of the metric ("" where they

@@ -22,6 +22,7 @@ from paddle.nn.layer.rnn import RNNBase
 
 from .graph.channels import ChannelGraph
 from .graph.flow import IN
+from .graph.live import tensors_in
 
 Array = npt.NDArray[Any]
 
@@ -330,11 +331,7 @@ class _Watch:
         """The gradient of a projection of the answer by what was read; None where it is not
         known."""
         read = [x for _, x in self._read]
-        outputs = [
-            tensor
-            for tensor in paddle.utils.flatten(answer)
-            if isinstance(tensor, paddle.Tensor) and "float" in str(tensor.dtype)
-        ]
+        outputs = [tensor for tensor in tensors_in(answer) if "float" in str(tensor.dtype)]
         try:
             projected = [_projected(tensor, number) for tensor in outputs if tensor.size]
             if read and not self.remark:

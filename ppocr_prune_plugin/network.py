@@ -15,7 +15,7 @@ from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.inference_mode import in_inference_mode, reparameterises
-from .graph.live import untrained
+from .graph.live import tensors_in, untrained
 from .graph.trace import is_spec, map_inputs
 from .plan import GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
@@ -224,14 +224,14 @@ def _strokes(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
 
 def run_once(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[np.ndarray]:
     """Outputs in evaluation mode on :func:`random_inputs` of the given shapes."""
-    return [t.numpy() for t in _tensors(_run(model, inputs, training=False))]
+    return [t.numpy() for t in tensors_in(_run(model, inputs, training=False))]
 
 
 def run_training(model: paddle.nn.Layer, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
     """Shapes of the outputs in training mode; running statistics are left as they were."""
     before = [(tensor, tensor.numpy()) for tensor in untrained(model).values()]
     try:
-        return [tuple(t.shape) for t in _tensors(_run(model, inputs, training=True))]
+        return [tuple(t.shape) for t in tensors_in(_run(model, inputs, training=True))]
     finally:
         for tensor, array in before:
             tensor.set_value(array)
@@ -253,7 +253,3 @@ def as_tensors(inputs: Sequence[Any]) -> list[Any]:
     return list(
         map_inputs(list(inputs), lambda a: paddle.to_tensor(a) if isinstance(a, np.ndarray) else a)
     )
-
-
-def _tensors(outputs: Any) -> list[paddle.Tensor]:
-    return [t for t in paddle.utils.flatten(outputs) if isinstance(t, paddle.Tensor)]

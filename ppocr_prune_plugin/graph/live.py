@@ -19,6 +19,11 @@ from .channels import ChannelGraph, SizeAttribute
 Array = npt.NDArray[Any]
 
 
+def tensors_in(answer: Any) -> list[paddle.Tensor]:
+    """The tensors of what a network or a layer gives, however they lie in lists and mappings."""
+    return [item for item in paddle.utils.flatten(answer) if isinstance(item, paddle.Tensor)]
+
+
 @dataclass
 class Undo:
     """What it takes to put a model back as it was."""

@@ -20,6 +20,7 @@ from ..chance import only_drops
 from ..graph.channels import ChannelGraph
 from ..graph.flow import IN
 from ..graph.inference_mode import in_inference_mode, reparameterises
+from ..graph.live import tensors_in
 from ..network import Network, as_tensors, random_inputs
 from ..plan import GroupPlan
 from ..surgery import kept_masks
@@ -80,7 +81,7 @@ class Caught:
     def _output(self, place: Place, index: int) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any, outputs: Any) -> None:
             if layer.training or not self._trains:
-                self._found[place] = _flat(outputs)[index]
+                self._found[place] = tensors_in(outputs)[index]
 
         return hook
 
@@ -124,11 +125,11 @@ def _frozen(network: Network, groups: Sequence[GroupPlan]) -> tuple[paddle.nn.La
     inputs = as_tensors(random_inputs(network.training_inputs))
     model = _frozen_as_it_trains(network.model)
     with _watched(network, groups) as found:
-        whole = _flat(model(*inputs))
+        whole = tensors_in(model(*inputs))
     if reparameterises(model):
         fused = _frozen_as_it_trains(in_inference_mode(model))
         try:
-            same = [v.shape for v in _flat(fused(*inputs))] == [v.shape for v in whole]
+            same = [v.shape for v in tensors_in(fused(*inputs))] == [v.shape for v in whole]
         except Exception:  # whatever the model's code raises without what rep() has removed
             same = False
         model = fused if same else model
@@ -170,7 +171,7 @@ def _watched(network: Network, groups: Sequence[GroupPlan]) -> Iterator[list[Pla
 
     def give(part: str) -> Callable[..., None]:
         def hook(layer: paddle.nn.Layer, inputs: Any, outputs: Any) -> None:
-            given.extend((part, i, value) for i, value in enumerate(_flat(outputs)))
+            given.extend((part, i, value) for i, value in enumerate(tensors_in(outputs)))
 
         return hook
 
@@ -209,10 +210,6 @@ def _watched(network: Network, groups: Sequence[GroupPlan]) -> Iterator[list[Pla
 def _read_axes(graph: ChannelGraph) -> list[tuple[str, int]]:
     members = [member for group in graph.groups for member in group.members]
     return list(dict.fromkeys((m.parameter, m.axis) for m in members if m.role == IN))
-
-
-def _flat(outputs: Any) -> list[paddle.Tensor]:
-    return [value for value in paddle.utils.flatten(outputs) if isinstance(value, paddle.Tensor)]
 
 
 def _equal(one: paddle.Tensor, other: Any) -> bool:

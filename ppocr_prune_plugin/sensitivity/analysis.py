@@ -119,7 +119,7 @@ class Analysis:
         self._as_rank_0(Job(tuple(group.name for group in groups), bound, curve))
 
     def _as_rank_0(self, job: Job) -> None:
-        """Do a job with whoever is on the ranks, and collect what they found."""
+        """Do a job with all ranks, and collect what they found."""
         self.file.save()  # where the others begin
         before = self._points()
         name = self.ranks.post_next("job", json.dumps(asdict(job)))

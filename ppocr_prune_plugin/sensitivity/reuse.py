@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..graph.live import tensors_in
 from .spill import ArrayStore
 
 Run = Callable[[], Any]
@@ -193,9 +194,7 @@ def _watching(
 
     def note(name: str) -> Any:
         def post(layer: Any, inputs: Any, output: Any) -> None:
-            outputs[name] = [
-                weakref.ref(t) for t in paddle.utils.flatten(output) if isinstance(t, paddle.Tensor)
-            ]
+            outputs[name] = [weakref.ref(tensor) for tensor in tensors_in(output)]
 
         return post
 

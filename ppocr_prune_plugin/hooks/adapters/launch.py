@@ -1,4 +1,4 @@
-"""The processes of ``paddle.distributed.launch`` as a ranks, and the folder that a run works in."""
+"""The processes of ``paddle.distributed.launch`` as ranks, and the folder that a run works in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...sensitivity.ranks import Ranks
 
 
 def gather(folder: Path) -> Ranks:
-    """The ranks of this run; its files are in ``folder/ranks``, which every rank has to see.
+    """The ranks of this run; their files are in ``folder/ranks``, which every rank has to see.
 
     The folder is this run's from now on, until its process ends.
 

@@ -31,8 +31,8 @@ def warning(config: Mapping[str, Any], compensated: bool) -> str | None:
     scratch, rate = _FROM_SCRATCH.get(optimizer, {}).get(kind), peak(config)
     if scratch is None or rate is None or rate < scratch:
         return None
-    key = "max_lr" if "max_lr" in config["Optimizer"]["lr"] else "learning_rate"
-    key = "values" if "values" in config["Optimizer"]["lr"] else key
+    stated = config["Optimizer"]["lr"]
+    key = next((key for key in ("values", "max_lr") if key in stated), "learning_rate")
     lost = "what compensation has given back" if compensated else "much of what it knows"
     return (
         f"Optimizer.lr.{key} is {rate:g}, as for training from scratch: a pruned network loses "

@@ -8,9 +8,7 @@ that the model's maps cover tells the ratio.
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ...chance import chance_of_its_own
 from ...errors import quoted
 from ...moments import evaluating
 
@@ -82,7 +81,7 @@ def measured(model: paddle.nn.Layer, dataset: Any, images: int) -> tuple[float, 
         images: how many are looked at, at most.
     """
     found: list[float] = []
-    with _own_chance(), evaluating(model), paddle.no_grad():
+    with chance_of_its_own(), evaluating(model), paddle.no_grad():
         for start in range(0, images, _AT_ONCE):
             shown = _with_polygons(dataset, range(start, start + _AT_ONCE))
             answers = model(paddle.to_tensor(np.stack([image for image, _ in shown])))
@@ -116,17 +115,6 @@ def _with_polygons(dataset: Any, images: Iterable[int]) -> list[tuple[Array, lis
     for index in images:  # beyond the last, other crops of the first
         twin[index % len(dataset)]
     return found
-
-
-@contextmanager
-def _own_chance() -> Iterator[None]:
-    """What is drawn at random inside is not missed outside."""
-    states = np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        np.random.set_state(states[0])
-        random.setstate(states[1])
 
 
 def warning(target: Target, ratio: float, lines: int) -> str | None:

@@ -58,19 +58,20 @@ class FineTuning:
         self._images = image_files(options.unlabelled, self._source)
         self._loss = arguments["loss_class"]
         self._hooks: list[Any] = []
-        if options.freeze_bn and arguments["config"]["Global"].get("to_static"):
-            raise PruneError(
-                f"{self._source}: Prune.recovery.freeze_bn: a compiled forward (Global.to_static: "
-                "true) keeps the mode that it began in. Set one of them to false."
-            )
+        self._compiled = bool(arguments["config"]["Global"].get("to_static"))
+        if options.freeze_bn:
+            self._require_dynamic("freeze_bn", "keeps the mode that it began in")
         if options.distill is None:
             return
         for part in parts:
             require_teachable(part.config, options.distill, bool(self._images), self._source)
-        if arguments["config"]["Global"].get("to_static"):
+        self._require_dynamic("distill", "gives away nothing of what is inside")
+
+    def _require_dynamic(self, key: str, why_not: str) -> None:
+        if self._compiled:
             raise PruneError(
-                f"{self._source}: Prune.recovery.distill: a compiled forward (Global.to_static: "
-                "true) gives away nothing of what is inside. Set one of them to false."
+                f"{self._source}: Prune.recovery.{key}: a compiled forward (Global.to_static: "
+                f"true) {why_not}. Set one of them to false."
             )
 
     def keep_unpruned(self, networks: Networks) -> None:
@@ -154,7 +155,7 @@ class FineTuning:
         rate = learning_rate.peak(self._arguments["config"])
         if not self._section.recovery.compensate:
             return False, "nothing was compensated"
-        if self._arguments["config"]["Global"].get("to_static"):
+        if self._compiled:
             return False, "a compiled forward (Global.to_static) keeps the mode that it began in"
         if images < _FEW_IMAGES:
             return True, f"compensated, and {images} training images are few"
