@@ -60,7 +60,7 @@ def summary(
 
     def change(name: str, value: Change) -> str:
         old, new = human(value.before), human(value.after)
-        return f"{name} {old} -> {new} (-{value.pruned:.1%})"
+        return f"{name} {old} -> {new} ({-value.pruned:+.1%})"
 
     parts = [change("FLOPs (MACs)", plan.flops), change("params", plan.params)]
     if metric is not None and before is not None and after is not None:
@@ -71,8 +71,8 @@ def summary(
 def latency_line(latency: Latency) -> str:
     """Latency before and after, as measured, and what had been predicted."""
     return (
-        f"latency {latency.before:.4g} ms -> {latency.after:.4g} ms (-{latency.pruned:.1%} "
-        f"measured, -{latency.predicted_pruned:.1%} predicted): {latency.how}"
+        f"latency {latency.before:.4g} ms -> {latency.after:.4g} ms ({-latency.pruned:+.1%} "
+        f"measured, {-latency.predicted_pruned:+.1%} predicted): {latency.how}"
     )
 
 
