@@ -5,6 +5,8 @@
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 #             (2.6: with TREES=.venv-trees-2.6 TREE_PINS=requirements/trees-2.6.txt)
+# make dist-check   build the wheel and the source distribution, and install both in clean
+#             environments of every Python that is supported and on this machine
 # make clean  remove the environment and everything that the above made
 #
 # PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
@@ -22,6 +24,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TREES ?= .venv-trees$(OTHER)
 TREE_ARGS ?=
 TREE_PINS ?=
+DIST_ARGS ?=
 
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
@@ -32,7 +35,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test test-faults test-tree lint clean env check
+.PHONY: demo test test-faults test-tree lint dist-check clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
@@ -59,6 +62,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist-check:
+	$(PYTHON) benchmarks/dist_check.py $(DIST_ARGS)
 
 env: $(READY) $(SOURCES)
 
