@@ -18,7 +18,7 @@ from tool_processes import RunTool
 from ppocr_prune_plugin import api
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ["api.md", "api_ch.md"]
+GUIDES = ["api.md", "api.zh.md"]
 INPUTS = [((1, 3, 8, 8), "float32")]
 
 

@@ -156,7 +156,7 @@ def test_the_guides_drawing_is_what_the_command_draws(
     assert result.returncode == 0, result.stderr[-2000:]
     assert target.read_text() == (ROOT / "docs" / "images" / "channel_group.svg").read_text()
     command = f"--group {group} --svg docs/images/channel_group.svg"
-    assert all(command in (ROOT / "docs" / name).read_text() for name in ("api.md", "api_ch.md"))
+    assert all(command in (ROOT / "docs" / name).read_text() for name in ("api.md", "api.zh.md"))
     assert f"{group}: 24 channels, in 28.8% of the FLOPs" in result.stdout
     assert "neck.ins_conv" not in result.stdout
     graph = target.with_suffix(".dot").read_text()
