@@ -161,7 +161,7 @@ def _feasibility(report: Report) -> str:
             f'<span class="number">{said}{mark}</span></div></td></tr>'
         )
     return (
-        '<section aria-labelledby="targets"><h2 id="targets">What each target would cost</h2>'
+        "<section><h2>What each target would cost</h2>"
         f"<p>Predicted {_what_loss_is(report)}, before fine-tuning, if that share of the "
         "model&rsquo;s "
         f"{escape(report.feasibility_of)} were removed where it hurts least. Predictions add up "
@@ -219,7 +219,7 @@ def _channels(report: Report) -> str:
         for name in ("before", "after", "removed", "predicted loss")
     )
     return (
-        '<section aria-labelledby="channels"><h2 id="channels">Channels, layer by layer</h2>'
+        "<section><h2>Channels, layer by layer</h2>"
         "<p>In the order of the forward pass. The full bar is what stays, the pale one what went. "
         "A line stands for a channel group: all layers that lose the same channels together, under "
         f"the name of the first. Widths kept are multiples of {report.round_to} where the layer "
@@ -262,7 +262,7 @@ def _curves(report: Report) -> str:
     measured = [layer for layer in report.layers if layer.points]
     if not measured:
         return (
-            '<section aria-labelledby="curves"><h2 id="curves">Sensitivity</h2>'
+            "<section><h2>Sensitivity</h2>"
             "<p>Not measured: the target was a ratio, which needs no analysis.</p></section>"
         )
     scale = Scale.of(measured)
@@ -283,7 +283,7 @@ def _curves(report: Report) -> str:
         else ""
     )
     return (
-        '<section aria-labelledby="curves"><h2 id="curves">Sensitivity, most sensitive first</h2>'
+        "<section><h2>Sensitivity, most sensitive first</h2>"
         f"<p>Each layer pruned by itself: the {_what_loss_is(report)} (upwards) when a share of "
         "its channels is removed (to the right). All curves have the same scale; below zero, "
         "pruning helped. Point at a dot to read it, or open the values below its chart.</p>"
@@ -374,10 +374,7 @@ def _frozen(report: Report) -> str:
     if report.unknown:
         listed = ", ".join(f"<code>{escape(op)}</code> ({n}x)" for op, n in report.unknown.items())
         unknown = f"<p>Operations without a rule; what reaches them is frozen: {listed}.</p>"
-    return (
-        '<section aria-labelledby="frozen"><h2 id="frozen">Frozen, and why</h2>'
-        f"{blocks}{unknown}</section>"
-    )
+    return f"<section><h2>Frozen, and why</h2>{blocks}{unknown}</section>"
 
 
 def _made(report: Report) -> str:
@@ -389,7 +386,7 @@ def _made(report: Report) -> str:
     )
     command = f"<pre>{escape(report.command)}</pre>" if report.command else ""
     return (
-        '<section aria-labelledby="made"><h2 id="made">How it was made</h2>'
+        "<section><h2>How it was made</h2>"
         f"{command}<dl>{rows}</dl>"
         '<p class="muted below">FLOPs are multiply&ndash;accumulates, counted '
         "once, of convolutions and matrix products of the network in inference mode.</p></section>"
