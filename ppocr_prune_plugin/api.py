@@ -33,7 +33,7 @@ from . import rebuilding, surgery
 from .errors import PruneError
 from .graph.groups import ChannelGroup
 from .graph.live import tensors_of
-from .graph.trace import map_inputs
+from .graph.trace import is_spec, map_inputs
 from .moments import collect, evaluating
 from .network import Network, apply_checked, as_tensors, inspect, random_inputs
 from .plan import GroupPlan, PruningPlan
@@ -162,25 +162,25 @@ def plan(
     }  # fmt: skip
     section = parse_section(asked, "api.plan")
     _require_unpruned(net)
-    if not images and criterion == "obs":
+    batches = _batches(net, images, "api.plan")
+    if not batches and criterion == "obs":
         raise PruneError(
             "api.plan: the criterion obs looks at what the network computes on images, and there "
             "are none. Give some (images=…), or take a criterion of weights alone: "
             "criterion='l1'."
         )
-    if not images and evaluate is None and ratio is None:
+    if not batches and evaluate is None and ratio is None:
         raise PruneError(
             f"api.plan: {section.target[0]} needs a measure of what a cut costs, and there is "
             "none. Give images=… (losses are then distances of outputs) or evaluate=…, or prune "
             "by ratio=…."
         )
-    batches = [_arguments(batch) for batch in images]
     shown = [functools.partial(_forward, net.model, batch) for batch in batches]
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-") as temporary:
         place = Path(temporary if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
         evaluation = None
-        if evaluate is not None:
+        if evaluate is not None and ratio is None:
             run = functools.partial(_in_evaluation_mode, net)
             evaluation = FunctionEvaluation(evaluate, run, ArrayStore(0, place))
         choice = PruningRun(
@@ -233,8 +233,7 @@ def prune(net: Network, plan: PruningPlan, images: Sequence[Batch] = ()) -> Prun
     """
     _require_unpruned(net)
     recovery = None
-    if images:
-        batches = [_arguments(batch) for batch in images]
+    if batches := _batches(net, images, "api.prune"):
         shown = [functools.partial(_forward, net.model, batch) for batch in batches]
         read = collect(net.model, net.graph, shown)
         norms = _norm_batches(net, batches)
@@ -308,10 +307,30 @@ def _require_unpruned(net: Network) -> None:
             )
 
 
-def _arguments(batch: Batch) -> list[npt.NDArray[Any]]:
-    """A batch as the list of arrays that ``forward`` takes."""
-    items = list(batch) if isinstance(batch, list | tuple) else [batch]
-    return [np.asarray(i.numpy() if isinstance(i, paddle.Tensor) else i) for i in items]
+def _batches(net: Network, images: Sequence[Batch], call: str) -> list[list[npt.NDArray[Any]]]:
+    """Batches as lists of the arrays that ``forward`` takes.
+
+    Raises:
+        PruneError: they are not like the inputs that the network was traced with.
+    """
+    if not isinstance(images, list | tuple):
+        raise PruneError(
+            f"{call}: images is the list of batches, for instance [batch]; found a "
+            f"{type(images).__name__}."
+        )
+    found = []
+    for number, batch in enumerate(images):
+        wanted = [len(item[0]) if is_spec(item) else np.ndim(item) for item in net.inputs]
+        items = list(batch) if isinstance(batch, list | tuple) else [batch]
+        arrays = [np.asarray(i.numpy() if isinstance(i, paddle.Tensor) else i) for i in items]
+        if [array.ndim for array in arrays] != wanted:
+            raise PruneError(
+                f"{call}: images[{number}] has the shapes {[list(a.shape) for a in arrays]}; "
+                f"forward takes {len(wanted)} with {', '.join(map(str, wanted))} axes, the first "
+                "of which counts images."
+            )
+        found.append(arrays)
+    return found
 
 
 def _forward(model: paddle.nn.Layer, batch: Sequence[npt.NDArray[Any]]) -> Any:

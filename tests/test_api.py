@@ -183,6 +183,9 @@ def test_several_inputs_and_labels_that_only_training_takes() -> None:
         ({"ratio": 0.5, "criterion": "l1", "skip": ["sceond"]}, '"sceond", which matches no layer'),
         ({"ratio": 0.5, "criterion": "taylor"}, "asks for gradients of the training loss"),
         ({"ratio": 0.01, "criterion": "l1"}, "which prunes nothing"),
+        ({"ratio": 0.5, "images": IMAGES[0]}, r"list of batches, for instance \[batch\]; found"),
+        ({"ratio": 0.5, "images": list(IMAGES[0])}, r"images\[0\] has the shapes \[\[3, 8, 8\]\]"),
+        ({"ratio": 0.5, "images": [[IMAGES[0]] * 2]}, "forward takes 1 with 4 axes"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], said: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 import ppocr_prune_plugin
 
@@ -116,6 +117,22 @@ def test_the_extra_and_the_message_name_what_paddleslim_imports(built: tuple[Pat
     first, second = paddleslim.INSTALL.split(" && ")
     assert first == "pip install --no-deps paddleslim==2.6.0"
     assert sorted(second.split()[2:]) == sorted(extra)
+
+
+def test_the_workflow_runs_what_is_run_here(dist_check: ModuleType) -> None:
+    path = PROJECT / ".github" / "workflows" / "checks.yml"
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    steps = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    assert ".ci/run" in steps["run"]
+    # Where the pinned environment works, and where the package installs.
+    check = (PROJECT / "requirements" / "check.py").read_text(encoding="utf-8")
+    first, last = re.findall(r"\(3, (\d+)\)", check)[:2]
+    minors = range(int(first), int(last) + 1)
+    matrix = jobs["run"]["strategy"]["matrix"]["python"]
+    assert matrix == [f"3.{minor}" for minor in minors]
+    assert any("make dist-check" in step and "--all" in step for step in steps["distributions"])
+    (setup,) = (step["with"] for step in jobs["distributions"]["steps"] if "setup" in str(step))
+    assert setup["python-version"].split() == dist_check.supported()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip is not installed")
