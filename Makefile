@@ -5,6 +5,8 @@
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 #             (2.6: with TREES=.venv-trees-2.6 TREE_PINS=requirements/trees-2.6.txt)
+# make docs   the documentation, into site/; a broken link fails (DOCS_ENV: its environment)
+# make docs-serve   the same in a browser, rebuilt as pages are written
 # make clean  remove the environment and everything that the above made
 #
 # PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
@@ -22,6 +24,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TREES ?= .venv-trees$(OTHER)
 TREE_ARGS ?=
 TREE_PINS ?=
+DOCS_ENV ?= .venv-docs
 
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
@@ -32,7 +35,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test test-faults test-tree lint clean env check
+.PHONY: demo test test-faults test-tree lint docs docs-serve clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
@@ -60,6 +63,17 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_ENV)/.installed
+	$(DOCS_ENV)/bin/mkdocs build --strict --clean
+
+docs-serve: $(DOCS_ENV)/.installed
+	$(DOCS_ENV)/bin/mkdocs serve
+
+$(DOCS_ENV)/.installed: requirements/docs.txt
+	test -x $(DOCS_ENV)/bin/python || $(PYTHON) -m venv $(DOCS_ENV)
+	$(DOCS_ENV)/bin/python -m pip --disable-pip-version-check install -r requirements/docs.txt
+	touch $@
+
 env: $(READY) $(SOURCES)
 
 check:
@@ -80,5 +94,5 @@ $(READY): $(BASE) pyproject.toml setup.py $(wildcard startup/*)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* demo_output demo_output-* $(VENV) $(WORK)
+	rm -rf .venv .venv-* demo_output demo_output-* $(VENV) $(WORK) $(DOCS_ENV) site
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
