@@ -84,7 +84,7 @@ RUN_BY = [
     ("test_tools.py", "def test_export_with_a_plan", [
         r"python tools/export_model.py .*--prune-plan",
     ]),
-    ("test_fold.py", "--fold", [r"python tools/export_model.py .*--fold"]),
+    ("test_walk.py", "--fold", [r"python tools/export_model.py .*--fold"]),
     ("test_docs.py", "def test_generated_pages", [r"python docs/generator/\w+_page.py"]),
     # Measurements of minutes to hours, which no test repeats: that the script is there, and knows
     # the options that are shown, is looked at.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from tool_processes import RunTool
 
 from ppocr_prune_plugin.plan import load_plan
-from ppocr_prune_plugin.sensitivity.store import load_pickle
 
 # Names of weights and their shapes, from a model that is built as the old script built it, without
 # this package; what it pruned is chosen as there, by dimensions and names.
@@ -31,34 +31,43 @@ print("names:", json.dumps({k: v for k, v in found.items() if "transpose" not in
 def test_an_old_sensitivity_file_and_its_names_go_in_as_they_are(
     run_tool: RunTool, tree: Path, det_config: Path, det_weights: Path, tmp_path: Path
 ) -> None:
-    """``FPGMFilterPruner.sensitive`` wrote it, its losses choose the widths, and ``skip_vars`` is
-    ``Prune.skip``."""
-    built = run_tool(
-        ["-c", _NAMES, tree, det_config], env={"PPOCR_PRUNE": "0"}, cwd=tmp_path, fresh=True
-    )
+    """As ``FPGMFilterPruner.sensitive`` left it: its losses choose the widths, nothing that it
+    knows is measured, and names of ``skip_vars`` are names for ``Prune.skip``."""
+    built = run_tool(["-c", _NAMES, tree, det_config], env={"PPOCR_PRUNE": "0"}, cwd=tmp_path)
     assert built.returncode == 0, built.stderr
-    names = json.loads(re.findall(r"^names: (.*)$", built.stdout, re.M)[-1])
+    shapes = json.loads(re.findall(r"^names: (.*)$", built.stdout, re.M)[-1])
+    # Every other layer may lose 20%, the rest all that was measured.
+    slopes = {weight: (0.1, 0.01)[number % 2] for number, weight in enumerate(shapes)}
     old = {
-        weight: {round(ratio, 1): np.float64(ratio * (0.01 if number % 2 else 0.1))
-                 for ratio in np.arange(0.1, 1, 0.1)}
-        for number, weight in enumerate(names)
-    }  # fmt: skip
+        weight: {float(f"{step / 10}"): np.float64(slope * step / 10) for step in range(1, 10)}
+        for weight, slope in slopes.items()
+    }
     path = tmp_path / "sen.pickle"
     path.write_bytes(pickle.dumps(old, protocol=2))
-    skipped, sliced = list(names)[-1], [name for name in names if names[name][1][0] >= 64]
+    skipped = next(weight for weight, (name, _) in shapes.items() if "layer_list" in name)
     done = run_tool(
         [
             *(tree / "tools" / "train.py", "-c", det_config, "-o"),
             *(f"Global.pretrained_model={det_weights}", f"Global.save_model_dir={tmp_path}"),
             *(f"Prune.sensitivity.file={path}", "Prune.max_loss=0.02", "Prune.criterion=fpgm"),
-            *(f"Prune.skip=[{sliced[0]}]", "Prune.bn_batches=0", "Prune.dry_run=true"),
+            *(f"Prune.skip=[{skipped}]", "Prune.bn_batches=0", "Prune.dry_run=true"),
             *("Prune.recovery.compensate=false", "Prune.round_to=1"),
         ],
         cwd=tmp_path,
     )
-    print(done.stdout[-3000:], done.stderr[-2000:], skipped)
-    assert done.returncode == 0
-    plan = load_plan(tmp_path / "prune" / "plan.prune.json")
-    print(len(plan.groups), [(g.name, g.size, g.width) for g in plan.groups][:10])
-    assert load_pickle(tmp_path / "sen.pickle.original") == load_pickle(path)
-    assert 0
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "nothing says which weights, data and settings" in done.stdout
+    kept = {group.name: group for group in load_plan(tmp_path / "prune/plan.prune.json").groups}
+    layers = {name.rpartition(".")[0]: weight for weight, (name, _) in shapes.items()}
+    assert layers.keys() & kept.keys() and shapes[skipped][0].rpartition(".")[0] not in kept
+    for layer, weight in layers.items():
+        if layer in kept:
+            group = kept[layer]
+            share = 0.2 if slopes[weight] == 0.1 else 0.9
+            assert group.kept_channels == math.ceil(group.channels * (1 - share) - 0.01), layer
+    content = json.loads((tmp_path / "sensitivity.json").read_text(encoding="utf-8"))["groups"]
+    measured = {
+        name for name, group in content.items() for p in group["points"].values() if "images" in p
+    }
+    assert not measured & {layer for layer in layers if layers[layer] in old}
+    assert (tmp_path / "sen.pickle.original").read_bytes() == pickle.dumps(old, protocol=2)

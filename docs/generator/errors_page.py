@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from localised import localised
 
 HERE = Path(__file__).resolve().parent
 PAGES = {
@@ -30,7 +31,7 @@ def page(language: str) -> str:
                 f"`` {words} ``" if "`" in words else f"`{words}`" for words in row["say"]
             )
             lines.append(f"| {said} | {row[language]} |")
-    return "\n".join(lines) + "\n"
+    return localised("\n".join(lines) + "\n", language)
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from localised import localised
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.section import PruneSection, parse_section
@@ -131,7 +132,7 @@ def page(language: str) -> str:
                 "",
                 f"{words['example']}: `{text['example']}`",
             ]
-    return "\n".join(lines) + "\n"
+    return localised("\n".join(lines) + "\n", language)
 
 
 def _value(section: PruneSection, key: str) -> Any:
