@@ -7,10 +7,12 @@ import shlex
 import sysconfig
 from pathlib import Path
 
-from test_docs import commands
+from test_docs import ROOT, commands, inline, text
 from tool_processes import RunTool
 
 from ppocr_prune_plugin.checkpoint import read_shapes
+
+HOW = ["docs/how_it_works.md", "docs/how_it_works.zh.md"]
 
 
 def run(run_tool: RunTool, line: str, tree: Path, cwd: Path, **files: Path) -> str:
@@ -50,3 +52,13 @@ def test_five_minutes(
     assert (tmp_path / "inference/inference.pdiparams").is_file()
     assert "folded" in export and "folded" in folded
     assert (tmp_path / "inference/unpruned/inference.pdiparams").is_file()
+
+
+def test_groups_print_what_the_page_shows(run_tool: RunTool, tree: Path) -> None:
+    """The listing under “How it works”, line by line."""
+    (command,) = {line for page in HOW for line in inline(page) if "cls_mv3" in line}
+    said = run(run_tool, command, tree, ROOT)
+    for page in HOW:
+        (shown,) = re.findall(r"```text\n(.*?)```", text(page), re.S)
+        for group in re.split(r"\n(?= *\d+\. )", shown.strip("\n")):
+            assert group.count("\n") == 3 and group in said
