@@ -155,6 +155,9 @@ def test_commands_have_the_options_that_the_page_shows(page: Path) -> None:
         elif words[0] == "make":
             for word in words[1:]:
                 assert "=" in word or re.search(rf"^{word}:", text("Makefile"), re.M), line
+        elif words[:2] == ["pip", "install"]:
+            for extra in re.findall(r"\[(\w+)\]", line):
+                assert re.search(rf"^{extra} = \[", text("pyproject.toml"), re.M), line
         elif words[0] == "python" and words[1].startswith("benchmarks/"):
             source = text(words[1])
             for option in re.findall(r"--[a-z-]+", line):
@@ -318,3 +321,14 @@ def test_the_site_has_every_page() -> None:
     missing = [name for name in named if not (DOCS / name).is_file()]
     assert set(missing) <= set(site["extra"]["to_come"])
     assert {page.name for page in DOCS.glob("*.md") if ".zh" not in page.name} <= set(named)
+
+
+@pytest.mark.parametrize("page", ["target.md", "target.zh.md"])
+def test_headings_of_the_report_are_those_of_the_page(page: str) -> None:
+    """In their order."""
+    source = text("ppocr_prune_plugin/report/html.py")
+    shown = list(dict.fromkeys(re.findall(r"<h2>([A-Z][^<]+)</h2>", source)))
+    headings = [name for name in shown if name != "Sensitivity"]  # where nothing was measured
+    assert len(headings) >= 5
+    told = re.findall(r"^- \*\*([A-Z][^*]+)\*\*", text(DOCS / page), re.M)
+    assert [name for name in told if name in headings] == headings
