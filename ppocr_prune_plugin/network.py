@@ -58,7 +58,7 @@ class Network:
             PruneError: a pattern matches nothing, or nothing is left.
         """
         groups = [group for group in self.graph.groups if self._deployed(group)]
-        require_matches(section.skip, self.graph.groups, "Prune.skip", source)
+        self.require_skipped(section.skip, source)
         if isinstance(section.ratio, Mapping):
             require_matches(section.ratio, groups, "Prune.ratio", source)
         left = [g for g in groups if not any(matches(g, pattern) for pattern in section.skip)]
@@ -72,6 +72,12 @@ class Network:
                 )
             )
         return left
+
+    def require_skipped(self, skip: Sequence[str], source: str) -> None:
+        """Raise :class:`PruneError` for a pattern of ``Prune.skip`` that names no layer; one that
+        is frozen anyway may be named."""
+        frozen = [item.name for item in self.graph.frozen]
+        require_matches(skip, self.graph.groups, "Prune.skip", source, frozen)
 
 
 def _reasons(graph: ChannelGraph) -> str:

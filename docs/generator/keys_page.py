@@ -9,7 +9,6 @@ checks say when they refuse a value; only the explanations and examples are text
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from dataclasses import fields, is_dataclass
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from localised import localised
+from pages import write_or_check
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.section import PruneSection, parse_section
 
 HERE = Path(__file__).resolve().parent
-PAGES = {"en": HERE.parent / "section.md", "zh": HERE.parent / "section.zh.md"}
 WORDS: dict[str, dict[str, str]] = {
     "en": {
         "title": "All keys",
@@ -132,7 +130,7 @@ def page(language: str) -> str:
                 "",
                 f"{words['example']}: `{text['example']}`",
             ]
-    return localised("\n".join(lines) + "\n", language)
+    return "\n".join(lines) + "\n"
 
 
 def _value(section: PruneSection, key: str) -> Any:
@@ -147,24 +145,5 @@ def _code(text: str) -> str:
     return re.sub(r"(\[[^\]]*\]|\{[^}]*\})", r"`\1`", text)
 
 
-def main() -> int:
-    """Write or check both pages."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    args = parser.parse_args()
-    behind = [
-        path
-        for language, path in PAGES.items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != page(language)
-    ]
-    if args.check:
-        for path in behind:
-            print(f"{path} is behind: run python docs/generator/keys_page.py")
-        return 1 if behind else 0
-    for language, path in PAGES.items():
-        path.write_text(page(language), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check("section", page, __doc__.splitlines()[0]))
