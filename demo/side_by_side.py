@@ -9,36 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 
 from .exported import load
 from .weights import network_input
-
-
-def find_boxes(image: Path, models: Sequence[Path], post_process: dict[str, Any]) -> list[Any]:
-    """What each exported model finds: quadrilaterals, in pixels of the image.
-
-    ``post_process`` is the config's ``PostProcess`` section. Raises :class:`PruneError` where the
-    image cannot be read.
-    """
-    use_tree(find_tree())
-    from ppocr.postprocess import build_post_process
-
-    decode = build_post_process(dict(post_process), {})
-    height, width = _read(image).shape[:2]
-    x = network_input("det", image)
-    shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
-    return [decode({"maps": load(folder)(x)[0]}, shape)[0]["points"] for folder in models]
-
-
-def _read(image: Path) -> npt.NDArray[np.uint8]:
-    pixels = cv2.imread(str(image))
-    if pixels is None:
-        raise PruneError(f"{image} cannot be read as an image")
-    return np.asarray(pixels, np.uint8)
 
 
 def draw_side_by_side(
@@ -52,11 +28,19 @@ def draw_side_by_side(
     ``post_process`` is the config's ``PostProcess`` section. Raises :class:`PruneError` where the
     image cannot be read.
     """
-    found = find_boxes(image, [folder for _, folder in models], post_process)
-    pixels = _read(image)
-    width = pixels.shape[1]
+    use_tree(find_tree())
+    from ppocr.postprocess import build_post_process
+
+    decode = build_post_process(dict(post_process), {})
+    pixels = cv2.imread(str(image))
+    if pixels is None:
+        raise PruneError(f"{image} cannot be read as an image")
+    x = network_input("det", image)
+    height, width = pixels.shape[:2]
+    shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
     panels, counts = [], []
-    for (title, _), boxes in zip(models, found, strict=True):
+    for title, folder in models:
+        boxes = decode({"maps": load(folder)(x)[0]}, shape)[0]["points"]
         panel = pixels.copy()
         for box in boxes:
             corners = np.asarray(box, np.int32).reshape(-1, 1, 2)
