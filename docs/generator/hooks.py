@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 _LOG = logging.getLogger("mkdocs.hooks.ppocr_prune")
 # The line under a title that leads to the other language, which the site has a menu for.
@@ -20,8 +18,6 @@ def on_config(config: Any) -> Any:
     """Leave pages that are not there yet out of the navigation."""
     docs = Path(config.docs_dir)
     missing = {name for name in config.extra["to_come"] if not (docs / name).is_file()}
-    if (ROOT / "CHANGELOG.md").is_file():
-        missing.discard("changelog.md")
     config.nav = _without(config.nav, missing)
     return config
 
@@ -37,21 +33,15 @@ def _without(nav: list[Any], missing: set[str]) -> list[Any]:
     return kept
 
 
-def on_files(files: Files, config: Any) -> Files:
-    """The changelog is a file of the repository's root."""
-    changelog = ROOT / "CHANGELOG.md"
-    if changelog.is_file() and files.get_file_from_path("changelog.md") is None:
-        text = changelog.read_text(encoding="utf-8")
-        # Seen from docs/, where the page is, its links begin one folder higher or in this one.
-        text = re.sub(r"\]\(docs/", "](", re.sub(r"\]\((?!docs/|https?:|#)", "](../", text))
-        files.append(File.generated(config, "changelog.md", content=text))
-    return files
-
-
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links that leave docs/ lead into the repository, where its address is known; what they name
     has to be there."""
     address = repository()
+    changelog = ROOT / "CHANGELOG.md"
+    if page.file.src_uri == "changelog.md" and changelog.is_file():
+        markdown = changelog.read_text(encoding="utf-8")
+        # Seen from docs/, where the page is, its links begin there or one folder higher.
+        markdown = re.sub(r"\]\((?!docs/|https?:|#)", "](../", markdown).replace("](docs/", "](")
 
     def replace(match: re.Match[str]) -> str:
         shown, path, anchor = match.group(1), match.group(2), match.group(3) or ""
