@@ -13,6 +13,7 @@ from . import surgery
 from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
+from .graph.flow import AFFINE
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.inference_mode import in_inference_mode, reparameterises
 from .graph.live import tensors_in, untrained
@@ -74,10 +75,14 @@ class Network:
         return left
 
     def require_skipped(self, skip: Sequence[str], source: str) -> None:
-        """Raise :class:`PruneError` for a pattern of ``Prune.skip`` that names no layer; one that
-        is frozen anyway may be named."""
-        frozen = [item.name for item in self.graph.frozen]
-        require_matches(skip, self.graph.groups, "Prune.skip", source, frozen)
+        """Raise :class:`PruneError` for a pattern of ``Prune.skip`` that names no layer; a layer
+        that produces nothing that could be pruned may be named, as in lists for other tools."""
+        groups = self.graph.groups
+        carried = {m.layer for group in groups for m in group.members if m.role == AFFINE}
+        layers = {
+            name.rpartition(".")[0] for name, shape in self.graph.shapes.items() if len(shape) > 1
+        }
+        require_matches(skip, groups, "Prune.skip", source, layers - carried)
 
 
 def _reasons(graph: ChannelGraph) -> str:

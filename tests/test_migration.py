@@ -8,8 +8,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+from paddle import nn
 from tool_processes import RunTool
 
+from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import load_plan
 
 # Names of weights and their shapes, from a model that is built as the old script built it, without
@@ -71,3 +75,19 @@ def test_an_old_sensitivity_file_and_its_names_go_in_as_they_are(
     for name in layers.keys() & content.keys():
         assert not any("images" in point for point in content[name]["points"].values()), name
     assert (tmp_path / "sen.pickle.original").read_bytes() == pickle.dumps(old, protocol=2)
+
+
+@pytest.mark.parametrize("name", ["conv", "out", "norm", "each", "nothing"])
+def test_what_may_be_named_for_skipping(name: str) -> None:
+    """A layer that produces channels, be they frozen; not one that only carries them, which skips
+    nothing."""
+    model = nn.Sequential(
+        ("conv", nn.Conv2D(3, 8, 1)), ("norm", nn.BatchNorm2D(8)),
+        ("each", nn.Conv2D(8, 8, 3, groups=8, bias_attr=False)), ("out", nn.Conv2D(8, 1, 1)),
+    )  # fmt: skip
+    network = inspect(model, [([1, 3, 8, 8], "float32")])
+    if name in ("conv", "out"):
+        network.require_skipped([name], "x.yml")
+    else:
+        with pytest.raises(PruneError, match=f'Prune.skip has the pattern "{name}", which matches'):
+            network.require_skipped([name], "x.yml")

@@ -23,7 +23,7 @@ def run(run_tool: RunTool, line: str, tree: Path, cwd: Path, **files: Path) -> s
     else:
         words = [str(tree / words[1]), *words[2:]]
     words = [str(files["config"]) if word == "det.yml" else word for word in words]
-    words = [re.sub(r"=(best|unpruned)$", f"={files['weights']}", word) for word in words]
+    words = [re.sub(r"=(best|unpruned)$", f"={files.get('weights')}", word) for word in words]
     done = run_tool(words, cwd=cwd, env={"PADDLEOCR_ROOT": str(tree)})
     assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return str(done.stdout + done.stderr)
