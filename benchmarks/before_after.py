@@ -154,7 +154,7 @@ def draw(image: Path, boxes: list[Any], numbers: list[dict[str, Any]], notes: li
         length = round((width - 90) * number["ms"] / longest)
         pen.rectangle((x, 66, x + length, 90), fill=colour)
         pen.text(
-            (x + length + 8, 67), f"{number['ms']:.0f} ms", fill="#222222", font=font(18, True)
+            (x + length + 8, 67), f"{number['ms']:.1f} ms", fill="#222222", font=font(18, True)
         )
     pen.text((gap, head + height + 8), notes[1], fill="#666666", font=font(14))
     return page
