@@ -25,7 +25,7 @@ from ..hooks.adapters.tree import build_from_config, find_tree, require_tree
 from ..hooks.patches.config import current_section
 from ..network import Network
 from ..ratios.rounding import widths
-from ..ratios.uniform import matches, require_matches
+from ..ratios.uniform import matches
 from ..report.lines import human
 from ..section import PruneSection
 from .config_options import add_config_options
@@ -132,7 +132,7 @@ def describe(network: Network, section: PruneSection, source: str, shown: int | 
     """
     training = network.training_only
     deployed = [group for group in network.graph.groups if group not in training]
-    require_matches(section.skip, network.graph.groups, "Prune.skip", source)
+    network.require_skipped(section.skip, source)
     skipped = [g for g in deployed if any(matches(g, pattern) for pattern in section.skip)]
     lines = ["", network.unseen] if network.unseen else [""]
     for number, group in enumerate(deployed, 1):
