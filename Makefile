@@ -5,6 +5,8 @@
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 #             (2.6: with TREES=.venv-trees-2.6 TREE_PINS=requirements/trees-2.6.txt)
+# make dist-check   build the wheel and the source distribution, and install both in clean
+#             environments of every Python that is supported and on this machine
 # make docs   the documentation, into site/; a broken link fails (DOCS_ENV: its environment)
 # make docs-serve   the same in a browser, rebuilt as pages are written
 # make clean  remove the environment and everything that the above made
@@ -24,6 +26,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TREES ?= .venv-trees$(OTHER)
 TREE_ARGS ?=
 TREE_PINS ?=
+DIST_ARGS ?=
 DOCS_ENV ?= .venv-docs
 
 # The environment's parts in the order of how seldom they change.
@@ -35,7 +38,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test test-faults test-tree lint docs docs-serve clean env check
+.PHONY: demo test test-faults test-tree lint docs docs-serve dist-check clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
@@ -62,6 +65,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist-check:
+	$(PYTHON) benchmarks/dist_check.py $(DIST_ARGS)
 
 docs: $(DOCS_ENV)/.installed
 	$(DOCS_ENV)/bin/mkdocs build --strict --clean

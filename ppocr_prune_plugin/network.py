@@ -13,7 +13,7 @@ from . import surgery
 from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
-from .graph.flow import AFFINE
+from .graph.flow import AFFINE, IN
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.inference_mode import in_inference_mode, reparameterises
 from .graph.live import tensors_in, untrained
@@ -48,6 +48,18 @@ class Network:
     def training_only(self) -> list[ChannelGroup]:
         """Groups whose channels no deployed network produces."""
         return [group for group in self.graph.groups if not self._deployed(group)]
+
+    @property
+    def deployed(self) -> frozenset[str]:
+        """Names of what inference mode computes with, all branches of what becomes one included."""
+        makers = (
+            member.parameter
+            for group in self.graph.groups
+            if self._deployed(group)
+            for member in group.members
+            if member.role != IN
+        )
+        return self.costs.deployed.union(makers)
 
     def _deployed(self, group: ChannelGroup) -> bool:
         return any(member.parameter in self.costs.deployed for member in group.members)
