@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from made_once import made_once
 from training import Tools
 
 from demo.architectures import architecture
@@ -165,8 +166,11 @@ def multi_head_weights(
     """State of the recovered recogniser, calibrated on the training lines."""
     from demo.weights import recovered_model
 
-    model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
-    return dict(model.state_dict())
+    def write(folder: Path) -> None:
+        model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
+        paddle.save(model.state_dict(), str(folder / "rec.pdparams"))
+
+    return dict(paddle.load(str(made_once(tmp_path_factory, "rec", write) / "rec.pdparams")))
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +202,8 @@ def cls_weights(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recovered angle classifier: the path without ``.pdparams``."""
     from demo.weights import recover
 
-    return recover("cls", tmp_path_factory.mktemp("cls") / "cls", []).with_suffix("")
+    made = made_once(tmp_path_factory, "cls", lambda to: recover("cls", to / "cls", []))
+    return made / "cls"
 
 
 @pytest.fixture(scope="session")
