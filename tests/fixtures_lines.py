@@ -26,7 +26,7 @@ _REC_WIDTH, _CLS_WIDTH = 160, 192
 
 @pytest.fixture(scope="session")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of single words; ``rec_{train,val}.txt`` say what is in them, ``cls_….txt`` how
+    """Images of single words; ``rec_{train,val}.txt`` say what is in them, ``cls_….txt`` how
     they lie (0 or 180 degrees)."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -39,9 +39,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels: dict[str, list[str]] = {"rec": [], "cls": []}
         for index in range(count):
             text = f"{random.choice(_WORDS)}{random.integers(10, 100)}"
-            picture = Image.new("L", (int(font.getlength(text)) + 12, 48), 235)
-            ImageDraw.Draw(picture).text((6, 4), text, font=font, fill=int(random.integers(60)))
-            upright = np.asarray(picture)
+            image = Image.new("L", (int(font.getlength(text)) + 12, 48), 235)
+            ImageDraw.Draw(image).text((6, 4), text, font=font, fill=int(random.integers(60)))
+            upright = np.asarray(image)
             for kind, label in (("rec", text), ("cls", "0" if index % 2 else "180")):
                 name = f"{kind}_{part}_{index}.png"
                 turned = upright[::-1, ::-1] if label == "180" else upright

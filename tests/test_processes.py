@@ -118,8 +118,8 @@ for unused in (False, True):
     def gradients(model, of_rank, step):
         net.used = used[of_rank]
         random = np.random.default_rng(2 * step + of_rank)
-        pictures = paddle.to_tensor(random.random([2, 3, 8, 8], "float32"))
-        model(pictures).square().mean().backward()
+        images = paddle.to_tensor(random.random([2, 3, 8, 8], "float32"))
+        model(images).square().mean().backward()
         found = {n: p.grad.numpy() for n, p in net.named_parameters() if p.grad is not None}
         for parameter in net.parameters():
             parameter.clear_grad()

@@ -164,7 +164,7 @@ def test_names_below_layers_that_were_put_around_others() -> None:
 
 
 class Asks(nn.Layer):
-    """Cannot be traced: the number depends on the picture."""
+    """Cannot be traced: the number depends on the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_a_trace_that_fails_leaves_no_values_behind() -> None:
 
 
 class Chooses(nn.Layer):
-    """Its code has to be translated: what it does depends on the picture."""
+    """Its code has to be translated: what it does depends on the image."""
 
     def __init__(self) -> None:
         super().__init__()
