@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 # Files of tests that take longest, longest first: what begins last decides how long one process
-# waits for another; the first two do not wait for the same weights. --dist loadfile --no-loadscope-reorder takes files in this order.
+# waits for another. The first two need different weights. --dist loadfile --no-loadscope-reorder
+# takes files in this order.
 _LONGEST = (
     *("tools", "configs", "distillation", "self_distillation", "tools_lines", "receipts"),
     *("latency", "tools_tree", "exporting", "training_modes", "demo", "loading", "bad_input"),
