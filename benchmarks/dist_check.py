@@ -33,8 +33,8 @@ PROJECT_FILES = (
     "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md",
     "README_ch.md", "SECURITY.md", "pyproject.toml", "setup.py", ".ci/run", "benchmarks/bench.py",
     "configs/det/ppocrv4_mobile_det_prune.yml", "demo/__main__.py", "docs/security.md",
-    "mkdocs.yml", "requirements/docs.txt", "requirements/ocr.txt", "startup/ppocr_prune_plugin.pth", "tests/conftest.py",
-    f"{PACKAGE}/py.typed",
+    "mkdocs.yml", "requirements/docs.txt", "requirements/ocr.txt", "startup/ppocr_prune_plugin.pth",
+    "tests/conftest.py", f"{PACKAGE}/py.typed",
 )  # fmt: skip
 # Not for the build, nor for a copy to build from.
 NOT_SOURCES = (
