@@ -208,12 +208,13 @@ class _Chooser:
 
     def _say_if_missed(self, decision: Decision) -> None:
         if decision.latency is not None:
-            removed = decision.latency.pruned
+            removed, found = decision.latency.pruned, "of the choices that were measured, saves"
         else:
+            found = "that these layers allow is"
             cost = self._target.cost(self._prices)
             removed = 1 - cost({**self._sizes, **decision.widths}) / cost(self._sizes)
         if self._target.missed_by(removed) > NEAR:
             self._logger.warning(
-                f"prune: {self._target.key} is {self._target.value:g}; the nearest that these "
-                f"layers allow is {removed:.3f}"
+                f"prune: {self._target.key} is {self._target.value:g}; the nearest {found} "
+                f"{removed:.3f}"
             )

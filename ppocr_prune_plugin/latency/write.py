@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,18 +35,26 @@ def export(model: paddle.nn.Layer, inputs: Inputs, prefix: Path) -> None:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         raise PruneError(
-            f"Paddle {paddle.__version__} cannot export this {type(model).__name__}, so its "
-            f"latency cannot be measured: {type(error).__name__}: {lines[-1][:300]}. "
-            "Prune.pruned_flops needs no export."
+            f"Paddle {paddle.__version__} cannot export this {type(model).__name__} for "
+            f"{shown(inputs)}, so its latency cannot be measured: {type(error).__name__}: "
+            f"{lines[-1][:300]}. Try another Prune.latency.shape; Prune.pruned_flops needs no "
+            "export."
         ) from error
+
+
+def shown(inputs: Inputs) -> str:
+    """The shapes of inputs, for a message."""
+    return ", ".join("x".join(map(str, shape)) for shape, _ in inputs)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notices that Paddle logs on every export."""
+    """Without the notices that Paddle logs, and the warnings that it gives, on every export."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(level)
