@@ -25,6 +25,7 @@ from paddle import nn
 from plain_search import PlainSearch
 
 from ppocr_prune_plugin.documents import signed
+from ppocr_prune_plugin.engines.paddle import OFF, Predictor
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.inference_mode import in_inference_mode, reparameterises
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
@@ -32,6 +33,7 @@ from ppocr_prune_plugin.latency.fit import Terms
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.latency.table import LatencyTable, open_table
 from ppocr_prune_plugin.latency.timer import Timer
+from ppocr_prune_plugin.latency.write import export
 from ppocr_prune_plugin.network import Network, inspect
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.ratios.budget import OutOfReach, widths_by_budget
@@ -141,6 +143,27 @@ def test_the_model_is_not_touched_by_an_export(tree: Path) -> None:
     after = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+class Looks(nn.Layer):
+    """What it does depends on values."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.mean() > 0:
+            y = 2 * x
+        else:
+            y = 3 * x
+        return y
+
+
+def test_code_that_looks_at_values_is_exported_with_both_its_branches(tmp_path: Path) -> None:
+    model = Looks()
+    model.eval()
+    export(model, [([2, 2], "float32")], tmp_path / "looks")
+    predictor = Predictor(tmp_path / "looks", onednn=OFF)
+    for sign, factor in ((1, 2), (-1, 3)):
+        (found,) = predictor(np.full([2, 2], sign, "float32"))
+        np.testing.assert_array_equal(found, sign * factor)
 
 
 def made_up(latency: NetworkLatency, widths: Mapping[str, int], block: int) -> float:

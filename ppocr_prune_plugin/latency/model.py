@@ -33,7 +33,7 @@ from .table import open_table
 from .timer import Timer
 
 # Networks that are timed for the table, by the number of groups whose widths may change.
-_LEAST, _MOST = 6, 20
+_LEAST, _MOST = 6, 30
 # The runs of one network differ by so much on an idle machine; beyond it they are taken again, so
 # often, and the quietest ones count.
 _QUIET, _AGAIN = 0.12, 3
