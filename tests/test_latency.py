@@ -329,11 +329,9 @@ def test_a_network_that_cannot_run_is_one_clear_error(timer: Timer, exported: Pa
     damaged = exported.with_name("damaged")
     shutil.copy(f"{exported}.json", f"{damaged}.json")
     Path(f"{damaged}.pdiparams").write_bytes(b"nonsense")
-    with pytest.raises(
-        PruneError, match="Paddle Inference .* cannot run this network, so its"
-    ) as e:
+    wanted = r"Paddle Inference .* cannot run this network on .*Try Prune\.latency\.engine: .*onnx"
+    with pytest.raises(PruneError, match=wanted):
         timer.milliseconds([damaged], SMALL_INPUTS)
-    assert re.search(r"Try Prune\.latency\.engine: .*onnxruntime", str(e.value))
 
 
 def test_a_process_that_hangs_is_ended(timer: Timer, exported: Path) -> None:
