@@ -13,6 +13,7 @@ from ppocr_prune_plugin.engines import registry
 
 _OWN = """
 import time
+from pathlib import Path
 from ppocr_prune_plugin.engines.paddle import PaddleInference, Predictor
 
 class Phone(PaddleInference):
@@ -21,6 +22,11 @@ class Phone(PaddleInference):
     @classmethod
     def version(cls):
         return "7"
+
+    def load(self, model):
+        with Path(__file__).with_name("loads").open("a") as loads:
+            loads.write(f"{model.name}\\n")
+        return super().load(model)
 
 class Restless(Phone):
     name, title = "restless", "Restless"
@@ -48,7 +54,8 @@ broken = own_engines:nothing
 
 @pytest.fixture
 def own_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package, as pip installs one, for this process and those that it starts: its folder."""
+    """The package, as pip installs one, for this process and those that it starts: its folder. In
+    ``loads`` there is a line for every model that the phone loaded."""
     folder = tmp_path / "installed"
     info = folder / "own_engines-1.0.dist-info"
     info.mkdir(parents=True)

@@ -90,6 +90,8 @@ def test_an_engine_of_ones_own(
         engine_class("broken")
     code, out, _ = bench(capfd, models, "--engine", "phone", "--shape", "3x32x32")
     assert code == 0 and "A phone 7" in out
+    # Alone, for its inputs and its memory, and in turns with others.
+    assert (own_engines / "loads").read_text().splitlines() == ["inference"] * 2
 
 
 def test_bench_warns_of_a_busy_machine(
