@@ -29,7 +29,7 @@ from ppocr_prune_plugin.engines.paddle import OFF, Predictor
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.graph.inference_mode import in_inference_mode, reparameterises
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
-from ppocr_prune_plugin.latency.fit import Terms
+from ppocr_prune_plugin.latency.fit import Terms, _solve
 from ppocr_prune_plugin.latency.model import NetworkLatency
 from ppocr_prune_plugin.latency.table import LatencyTable, open_table
 from ppocr_prune_plugin.latency.timer import Timer
@@ -175,6 +175,18 @@ def made_up(latency: NetworkLatency, widths: Mapping[str, int], block: int) -> f
     speeds = 10.0 ** random.uniform(-0.3, 0.3, len(whole))
     expected = np.concatenate([[20.0], terms._whole / 1e5, terms._activations / 1e5])
     return float(terms.row(widths) @ (speeds * expected))
+
+
+def test_the_terms_are_the_nearest_that_are_not_negative() -> None:
+    """No term can be changed for the better: the gradient is zero, or points below zero."""
+    random = np.random.default_rng(0)
+    rows = np.concatenate([random.random((20, 50)), 0.03 * np.eye(50)])
+    targets, weights = 10 * random.random(70), random.uniform(0.5, 2, 70)
+    found = _solve(rows, targets, weights)
+    gradient = (rows * np.square(weights)[:, None]).T @ (rows @ found - targets)
+    used = found > 0
+    assert 5 < used.sum() < 50 and (found >= 0).all()
+    assert np.abs(gradient[used]).max() < 1e-6 and gradient[~used].min() > -1e-6
 
 
 @pytest.fixture(params=[1, 16])
