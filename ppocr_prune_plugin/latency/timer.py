@@ -103,7 +103,8 @@ class Timer:
             others.append("Prune.latency.onednn=false")
         if self.options.shape is not None:
             others.append("another Prune.latency.shape")
+        others.append("Prune.pruned_flops, which needs no measuring")
         return PruneError(
             f"{self._where} cannot run this network on {shown(inputs)}, so its latency cannot be "
-            f"measured: {error}. Try {' or '.join(others)}; Prune.pruned_flops needs no measuring."
+            f"measured: {error}. Try {' or '.join(others)}."
         )
