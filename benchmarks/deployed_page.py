@@ -70,16 +70,17 @@ def _idle_layers(costs: Mapping[str, Any]) -> list[str]:
     """Which layers one of the plans narrows and the other does not: FLOPs that are no time."""
     if len(costs) < 2:
         return []
-    kept = {
-        cut: {group["name"]: len(group["kept"]) / group["channels"] for group in plan["groups"]}
-        for cut, plan in costs.items()
-    }
-    flops, latency = kept["pruned_flops"], kept["pruned_latency"]
-    cheap = sorted(flops, key=lambda name: flops[name] - latency[name])[:5]
+    flops, latency = (
+        {group["name"]: len(group["kept"]) / group["channels"] for group in costs[cut]["groups"]}
+        for cut in ("pruned_flops", "pruned_latency")
+    )
+    # A plan has the groups that it prunes.
+    spared = {name: latency.get(name, 1.0) - share for name, share in flops.items()}
     named = [
-        f"`{name}` ({flops[name]:.0%} of its channels kept for FLOPs, {latency[name]:.0%} for time)"
-        for name in cheap
-        if flops[name] < latency[name] - 0.05
+        f"`{name}` ({flops[name]:.0%} of its channels kept for FLOPs, "
+        f"{latency.get(name, 1.0):.0%} for time)"
+        for name in sorted(spared, key=lambda name: -spared[name])[:5]
+        if spared[name] > 0.05
     ]
     return [f"\nFLOPs that hardly become time: {', '.join(named)}."] if named else []
 
