@@ -48,7 +48,7 @@ def page(found: Sequence[tuple[Model, Mapping[str, Any]]]) -> str:
             sizes = [row["size"] for row in rows.values()]
             metric = results["metrics"].get(cut, results["metrics"]["own"])
             cells = [_NAMES[name], _flops(results["costs"], cut), f"{min(sizes) / 1e6:.2f}"]
-            cells += [f"{row['median']:.1f} ({row['ratio'] - 1:+.0%})" for row in rows.values()]
+            cells += [_time(row, place) for row in rows.values()]
             parts.append(_row([*cells, f"{metric:.4f}"]))
         parts.append(
             f"\n{model.tested} images for the {model.metric}; widths were chosen on {model.chosen} "
@@ -57,6 +57,12 @@ def page(found: Sequence[tuple[Model, Mapping[str, Any]]]) -> str:
         parts += _idle_layers(results["costs"])
         parts.append("")
     return "\n".join(parts)
+
+
+def _time(row: Mapping[str, Any], place: int) -> str:
+    """Milliseconds, and the change against the first model."""
+    change = f" ({row['ratio'] - 1:+.0%})".replace("-", "−") if place else ""
+    return f"{row['median']:.3g}{change}"
 
 
 def _flops(costs: Mapping[str, Any], cut: str) -> str:
