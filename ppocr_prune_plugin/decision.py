@@ -195,10 +195,10 @@ class _Chooser:
                     raise
                 break
             whole = {**self._sizes, **widths}
-            timed = Latency(latency.before, latency(whole), latency.achieved(whole), latency.how)
-            self._logger.info(f"prune: {latency_line(timed)}")
             if any(widths == known.widths for _, known in tried):
                 break
+            timed = Latency(latency.before, latency(whole), latency.achieved(whole), latency.how)
+            self._logger.info(f"prune: {latency_line(timed)}")
             found = Decision(widths, latency=timed, latency_table=latency.path)
             tried.append((self._target.missed_by(timed.pruned), found))
             if tried[-1][0] <= NEAR:
@@ -208,7 +208,7 @@ class _Chooser:
 
     def _say_if_missed(self, decision: Decision) -> None:
         if decision.latency is not None:
-            removed, found = decision.latency.pruned, "of the choices that were measured, saves"
+            removed, found = decision.latency.pruned, "choice that was measured saves"
         else:
             found = "that these layers allow is"
             cost = self._target.cost(self._prices)
