@@ -14,6 +14,7 @@ DATA has det/ and rec/, each with images and PaddleOCR's labels in train.txt and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -28,8 +29,9 @@ from deployed_page import page
 from demo.run import fetch_weights
 from demo.steps import Steps
 from ppocr_prune_plugin.engines import installed
+from ppocr_prune_plugin.engines.process import Process
 from ppocr_prune_plugin.errors import exiting_on_error
-from ppocr_prune_plugin.export.onnx_file import OPSET, convertible, run_converter
+from ppocr_prune_plugin.export.converter import to_onnx
 from ppocr_prune_plugin.files import write_atomically
 from ppocr_prune_plugin.hooks.adapters.tree import find_tree
 
@@ -78,8 +80,9 @@ class Run:
         self._export("own", weights, "--no-fold")
         self._export("folded", weights, "--fold")
         # As it is converted without this package, but for what paddle2onnx cannot read.
-        plain = convertible(self.work / "own" / "inference", self.work / "own_readable")
-        run_converter(plain, self.work / "own.onnx", OPSET)
+        with contextlib.closing(Process()) as process:
+            own = self.work / "own" / "inference"
+            to_onnx(own, self.work / "own.onnx", process, rewritten=False)
         self._onnx("folded")
         return {"metric": self._metric("own", weights)}
 

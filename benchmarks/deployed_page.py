@@ -48,7 +48,7 @@ def page(found: Sequence[tuple[Model, Mapping[str, Any]]]) -> str:
             sizes = [row["size"] for row in rows.values()]
             metric = results["metrics"].get(cut, results["metrics"]["own"])
             cells = [_NAMES[name], _flops(results["costs"], cut), f"{min(sizes) / 1e6:.2f}"]
-            cells += [f"{row['median']:.1f} ({row['ratio'] - 1:+.0%})" for row in rows.values()]
+            cells += [_time(row, place) for row in rows.values()]
             parts.append(_row([*cells, f"{metric:.4f}"]))
         parts.append(
             f"\n{model.tested} images for the {model.metric}; widths were chosen on {model.chosen} "
@@ -57,6 +57,12 @@ def page(found: Sequence[tuple[Model, Mapping[str, Any]]]) -> str:
         parts += _idle_layers(results["costs"])
         parts.append("")
     return "\n".join(parts)
+
+
+def _time(row: Mapping[str, Any], place: int) -> str:
+    """Milliseconds, and the change against the first model."""
+    change = f" ({row['ratio'] - 1:+.0%})".replace("-", "−") if place else ""
+    return f"{row['median']:.3g}{change}"
 
 
 def _flops(costs: Mapping[str, Any], cut: str) -> str:
@@ -70,16 +76,17 @@ def _idle_layers(costs: Mapping[str, Any]) -> list[str]:
     """Which layers one of the plans narrows and the other does not: FLOPs that are no time."""
     if len(costs) < 2:
         return []
-    kept = {
-        cut: {group["name"]: len(group["kept"]) / group["channels"] for group in plan["groups"]}
-        for cut, plan in costs.items()
-    }
-    flops, latency = kept["pruned_flops"], kept["pruned_latency"]
-    cheap = sorted(flops, key=lambda name: flops[name] - latency[name])[:5]
+    flops, latency = (
+        {group["name"]: len(group["kept"]) / group["channels"] for group in costs[cut]["groups"]}
+        for cut in ("pruned_flops", "pruned_latency")
+    )
+    # A plan has the groups that it prunes.
+    spared = {name: latency.get(name, 1.0) - share for name, share in flops.items()}
     named = [
-        f"`{name}` ({flops[name]:.0%} of its channels kept for FLOPs, {latency[name]:.0%} for time)"
-        for name in cheap
-        if flops[name] < latency[name] - 0.05
+        f"`{name}` ({flops[name]:.0%} of its channels kept for FLOPs, "
+        f"{latency.get(name, 1.0):.0%} for time)"
+        for name in sorted(spared, key=lambda name: -spared[name])[:5]
+        if spared[name] > 0.05
     ]
     return [f"\nFLOPs that hardly become time: {', '.join(named)}."] if named else []
 

@@ -37,11 +37,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--onednn", choices=("true", "false"), default="true")
     parser.add_argument("--round-to", type=int, default=8)
-    parser.add_argument("--mixed", type=int, default=3, help="networks with ratios drawn by layer")
+    parser.add_argument("--mixed", type=int, default=6, help="networks with ratios drawn by layer")
+    parser.add_argument("--only", choices=[*_DETECTORS], help="one of the detectors")
     args = parser.parse_args()
     use_tree(find_tree())
     options = LatencyOptions(args.threads, args.onednn == "true", engine=args.engine)
-    for name, section in (("PP-OCRv4 mobile det", architecture("det")), ("MobileNetV3-DB", _MV3)):
+    for name, section in _DETECTORS.items():
+        if args.only not in (None, name):
+            continue
         for line in _compare(name, section, options, args):
             print(line, flush=True)
     return 0
@@ -55,6 +58,7 @@ _MV3 = {
     "Neck": {"name": "DBFPN", "out_channels": 256},
     "Head": {"name": "DBHead", "k": 50},
 }
+_DETECTORS = {"PP-OCRv4-mobile": architecture("det"), "MobileNetV3-DB": _MV3}
 
 
 def _compare(
@@ -91,16 +95,18 @@ def _compare(
         latency = NetworkLatency(network, options, few, table, logger, args.round_to)
         seconds = time.perf_counter() - start
         try:
-            rows = []
+            rows, errors = [], []
             for label, cut in cuts.items():
                 predicted = latency({**whole, **cut})
                 measured = latency.achieved({**whole, **cut})
                 error = predicted / measured - 1
+                errors.append(abs(error))
                 rows.append([label, f"{predicted:.1f}", f"{measured:.1f}", f"{error:+.1%}"])
         finally:
             latency.close()
     title = f"{name}: {latency.before:.1f} ms unpruned, {latency.how}; table in {seconds:.0f} s"
-    return [title, *text_table(["pruned", "predicted ms", "measured ms", "error"], rows), ""]
+    near = f"{sum(error <= 0.05 for error in errors)} of {len(errors)} within 5%"
+    return [title, *text_table(["pruned", "predicted ms", "measured ms", "error"], rows), near, ""]
 
 
 if __name__ == "__main__":

@@ -195,10 +195,10 @@ class _Chooser:
                     raise
                 break
             whole = {**self._sizes, **widths}
-            timed = Latency(latency.before, latency(whole), latency.achieved(whole), latency.how)
-            self._logger.info(f"prune: {latency_line(timed)}")
             if any(widths == known.widths for _, known in tried):
                 break
+            timed = Latency(latency.before, latency(whole), latency.achieved(whole), latency.how)
+            self._logger.info(f"prune: {latency_line(timed)}")
             found = Decision(widths, latency=timed, latency_table=latency.path)
             tried.append((self._target.missed_by(timed.pruned), found))
             if tried[-1][0] <= NEAR:
@@ -208,12 +208,13 @@ class _Chooser:
 
     def _say_if_missed(self, decision: Decision) -> None:
         if decision.latency is not None:
-            removed = decision.latency.pruned
+            removed, found = decision.latency.pruned, "choice that was measured saves"
         else:
+            found = "that these layers allow is"
             cost = self._target.cost(self._prices)
             removed = 1 - cost({**self._sizes, **decision.widths}) / cost(self._sizes)
         if self._target.missed_by(removed) > NEAR:
             self._logger.warning(
-                f"prune: {self._target.key} is {self._target.value:g}; the nearest that these "
-                f"layers allow is {removed:.3f}"
+                f"prune: {self._target.key} is {self._target.value:g}; the nearest {found} "
+                f"{removed:.3f}"
             )

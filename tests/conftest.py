@@ -17,6 +17,7 @@ pytest.register_assert_rewrite("tool_chain", "training")
 pytest_plugins = [
     "side_by_side",
     "fixtures_demo",
+    "fixtures_engines",
     "fixtures_exports",
     "fixtures_faults",
     "fixtures_lines",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +12,11 @@ import pytest
 from paddle import nn
 
 from ppocr_prune_plugin.cli import main
-from ppocr_prune_plugin.engines import Engine, choose, engine_class, installed, known, registry
+from ppocr_prune_plugin.engines import Engine, choose, engine_class, installed, known
 from ppocr_prune_plugin.engines.interface import examples
+from ppocr_prune_plugin.engines.process import Process
 from ppocr_prune_plugin.errors import PruneError
-from ppocr_prune_plugin.export.onnx_file import convertible, run_converter
+from ppocr_prune_plugin.export.converter import to_onnx
 from ppocr_prune_plugin.latency.write import export
 from ppocr_prune_plugin.section import parse_section
 
@@ -34,7 +31,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = nn.Sequential(nn.Conv2D(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2D(16, 2, 3))
     net.eval()
     export(net, [([-1, 3, -1, -1], "float32")], folder / "inference")
-    run_converter(convertible(folder / "inference", folder / "mended"), folder / "net.onnx", 13)
+    with contextlib.closing(Process()) as process:
+        to_onnx(folder / "inference", folder / "net.onnx", process, 13)
     return folder
 
 
@@ -83,52 +81,26 @@ def test_an_engine_that_is_missing_says_how_to_get_it(monkeypatch: pytest.Monkey
     assert "onnxruntime" not in installed() and "paddle" in installed()
 
 
-_OWN = """
-from ppocr_prune_plugin.engines.paddle import PaddleInference
-
-class Phone(PaddleInference):
-    name, title = "phone", "A phone"
-
-    @classmethod
-    def version(cls):
-        return "7"
-
-nothing = 3
-"""
-
-
-@pytest.fixture
-def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package with an engine of its own, as pip installs one: its folder."""
-    (tmp_path / "phones.py").write_text(_OWN)
-    info = tmp_path / "phones-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: phones\nVersion: 1.0\n")
-    points = "[ppocr_prune_plugin.engines]\nphone = phones:Phone\nbroken = phones:nothing\n"
-    (info / "entry_points.txt").write_text(points)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    registry.registered.cache_clear()
-    yield tmp_path
-    monkeypatch.undo()
-    importlib.invalidate_caches()
-    registry.registered.cache_clear()
-
-
-def test_an_engine_of_ones_own(phone: Path, models: Path) -> None:
+def test_an_engine_of_ones_own(
+    own_engines: Path, models: Path, capfd: pytest.CaptureFixture
+) -> None:
     assert parse_section({"ratio": 0.3, "latency": {"engine": "phone"}}, "").latency.engine
     assert engine_class("phone").title == "A phone" and "phone" in installed()
-    with pytest.raises(PruneError, match=r"the engine broken \(phones:nothing\) is no"):
+    with pytest.raises(PruneError, match=r"the engine broken \(own_engines:nothing\) is no"):
         engine_class("broken")
-    program = f"import sys; sys.path.insert(0, {str(phone)!r}); " + (
-        "from ppocr_prune_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = ["bench", str(models), "--engine", "phone", "--shape", "3x32x32", "--rounds", "3"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(phone), *sys.path])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "A phone 7" in done.stdout
+    code, out, _ = bench(capfd, models, "--engine", "phone", "--shape", "3x32x32")
+    assert code == 0 and "A phone 7" in out
+    # Alone, for its inputs and its memory, and in turns with others.
+    assert (own_engines / "loads").read_text().splitlines() == ["inference"] * 2
+
+
+def test_bench_warns_of_a_busy_machine(
+    own_engines: Path, models: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """An engine whose runs take turns in being slow stands for it."""
+    code, out, err = bench(capfd, models, "--engine", "restless", "--shape", "3x32x32")
+    assert code == 0 and "Restless 7" in out
+    assert re.search(r"the machine is busy: half of the runs took over \d+% longer", err)
 
 
 def bench(capfd: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:

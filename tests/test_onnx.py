@@ -257,16 +257,16 @@ def test_a_conversion_that_differs_is_refused(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     """Here the converter is given the program with one weight changed."""
-    run = onnx_file.run_converter
+    run = onnx_file.to_onnx
 
-    def wrong(prefix: Path, target: Path, opset: int) -> None:
+    def wrong(prefix: Path, *others: Any) -> None:
         program = load_program(prefix)
         name = next(n for n, a in program.parameters.items() if a.ndim == 4)
         program.parameters[name] = 1.1 * program.parameters[name]
         program.save(tmp_path / "wrong")
-        run(tmp_path / "wrong", target, opset)
+        run(tmp_path / "wrong", *others)
 
-    monkeypatch.setattr(onnx_file, "run_converter", wrong)
+    monkeypatch.setattr(onnx_file, "to_onnx", wrong)
     said = failed(capsys, "onnx", copy, "-o", tmp_path / "model.onnx")
     assert "ONNX Runtime gives another result than Paddle: output 0 differs by" in said
     assert not (tmp_path / "model.onnx").exists()

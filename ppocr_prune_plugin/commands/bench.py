@@ -19,10 +19,11 @@ from tqdm import tqdm
 from ..engines import Engine, engine_class, installed
 from ..engines.interface import ONNX
 from ..engines.paddle import model_files
+from ..engines.process import Failure, Process, request_of
 from ..engines.turns import BUSY, disturbance_of
 from ..errors import PruneError
-from ..export.onnx_file import OPSET, convertible, find_model, require_converter, run_converter
-from ..latency.process import Failure, Process, request_of
+from ..export.converter import require_converter, to_onnx
+from ..export.onnx_file import find_model
 from ..report.lines import text_table
 
 # Seconds that all rounds together may take.
@@ -177,11 +178,10 @@ class _Bench:
         """Run a model in a process of its own: memory, the shape of its image, and the request."""
         path = file.for_engine(engine)
         with contextlib.closing(Process()) as process:
-            plain = request_of(engine.name, path, self._threads, True, [])
-            inputs = process.ask("inputs", model=plain)["inputs"]
-        sizes = [self._size(shape) for _, shape, _ in inputs]
-        request = request_of(engine.name, path, self._threads, True, sizes)
-        with contextlib.closing(Process()) as process:
+            request = request_of(engine.name, path, self._threads, True, [])
+            inputs = process.ask("inputs", model=request)["inputs"]
+            sizes = [self._size(shape) for _, shape, _ in inputs]
+            request["sizes"] = sizes
             memory = process.ask("run", model=request)["memory"]
         return memory, tuple(sizes[0]), request
 
@@ -212,7 +212,11 @@ class _File:
             self._prefix, self._onnx = find_model(path), None
 
     def for_engine(self, engine: type[Engine]) -> Path:
-        """Raises Failure where it cannot be had in this form."""
+        """The model in the form that this engine takes, as ``ppocr-prune onnx`` converts it.
+
+        Raises:
+            Failure: it cannot be had in this form.
+        """
         if engine.takes != ONNX:
             if self._prefix is None:
                 raise Failure("it is an ONNX file")
@@ -222,10 +226,8 @@ class _File:
             require_converter(engine.title)
             self._work.mkdir(exist_ok=True)
             target = self._work / "model.onnx"
-            try:
-                run_converter(convertible(self._prefix, self._work / "mended"), target, OPSET)
-            except PruneError as error:
-                raise Failure(str(error)) from error
+            with contextlib.closing(Process()) as process:
+                to_onnx(self._prefix, target, process)
             self._onnx = target
         return self._onnx
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from ..errors import PruneError, quoted
-from ..export.onnx_file import OPSET, convert
+from ..export.converter import OPSET
+from ..export.onnx_file import convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

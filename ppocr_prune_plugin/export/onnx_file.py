@@ -1,13 +1,10 @@
-"""ONNX files of exported models: converted by ``paddle2onnx``, checked in ONNX Runtime."""
+"""ONNX files of exported models for users: converted, checked in ONNX Runtime, and described."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
+import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,14 @@ import yaml
 
 from ..engines.interface import Input
 from ..engines.onnx_runtime import OnnxRuntime
-from ..engines.paddle import OFF, Predictor, model_files
+from ..engines.paddle import OFF, Predictor
+from ..engines.process import Process
 from ..errors import PruneError, quoted
 from ..files import replacing
 from .check import Differs, Reference
+from .converter import readable, require_converter, to_onnx
 from .exported import flat
-from .onnx_graph import rewrite
-from .program_file import load_program
-from .versions import reads_wide_tags, retag
+from .versions import reads_wide_tags
 
 Array = npt.NDArray[Any]
 
@@ -33,14 +30,8 @@ TOLERANCE = 1e-4  # of what each output varies by
 _SIZES = ((320, 320), (480, 640))
 _RESIZES = ("RecResizeImg", "ClsResizeImg", "SVTRRecResizeImg")  # transforms that state a size
 _SECONDS = 600
-OPSET = 14  # of operators, unless another is asked for
 _NEEDED = ("paddle2onnx", "onnx", "onnxruntime")
 _AGAIN = "Export the model again, or move the file away."
-# Paddle2ONNX ends a process on what it cannot convert, so that it gets one of its own.
-_CONVERT = (
-    "import sys, paddle2onnx; paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], "
-    "opset_version=int(sys.argv[4]), auto_upgrade_opset=True, verbose=False)"
-)
 
 
 @dataclass(frozen=True)
@@ -77,17 +68,18 @@ def convert(
     """
     import paddle
 
-    require_packages()
+    require_converter("converting to ONNX", _NEEDED)
     prefix = find_model(folder)
     if target.exists():
         raise PruneError(f"{target}: is there already, and is left as it is; name another file.")
     settings = _inference_settings(folder)
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-onnx-") as temporary:
         work = Path(temporary)
-        narrow, own = _readable(prefix, work, reads_wide_tags(paddle.__version__))
+        own = readable(prefix, work / "own", reads_wide_tags(paddle.__version__))
         written = work / "model.onnx"
-        run_converter(narrow, written, opset)
-        characters, unreadable = _finish(written, settings)
+        with contextlib.closing(Process(_SECONDS)) as process:
+            to_onnx(prefix, written, process, opset)
+        characters, unreadable = _describe(written, settings)
         try:
             difference, shapes, why = _compare(own, written, sizes or _sizes(settings))
         except Differs as error:
@@ -99,49 +91,6 @@ def convert(
         with replacing(target) as final:
             final.write(written.read_bytes())
     return Converted(difference, shapes, characters, why, unreadable)
-
-
-def _readable(prefix: Path, work: Path, wide: bool) -> tuple[Path, Path]:
-    """The model as paddle2onnx reads it, and as this Paddle does, which reads ``wide`` tags or
-    others; written into ``work`` where it is neither."""
-    narrow = convertible(prefix, work / "narrow")
-    if not wide or not Path(f"{prefix}.json").is_file():
-        return narrow, narrow
-    program = load_program(prefix)
-    if not retag(program, wide=True):
-        return narrow, prefix
-    program.save(work / "wide")
-    return narrow, work / "wide"
-
-
-def convertible(prefix: Path, copy: Path) -> Path:
-    """An exported model as ``paddle2onnx`` reads it: itself, or a copy that is mended."""
-    if not Path(f"{prefix}.json").is_file():
-        return prefix
-    program = load_program(prefix)
-    if not retag(program, wide=False):
-        return prefix
-    program.save(copy)
-    return copy
-
-
-def require_packages() -> None:
-    """Raise :class:`PruneError` that says how to install what is missing."""
-    _require("converting to ONNX", _NEEDED)
-
-
-def require_converter(what: str) -> None:
-    """The same of what is needed to convert alone, for something that needs that."""
-    _require(what, ("paddle2onnx", "onnx"))
-
-
-def _require(what: str, packages: Iterable[str]) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PruneError(
-            f"{what} needs packages that are not installed: {', '.join(missing)}. "
-            'pip install "ppocr-prune-plugin[onnx]"'
-        )
 
 
 def find_model(folder: Path) -> Path:
@@ -163,37 +112,12 @@ def find_model(folder: Path) -> Path:
     )
 
 
-def run_converter(prefix: Path, target: Path, opset: int) -> None:
-    """Convert a model that is :func:`convertible`, without comparing.
-
-    Raises:
-        PruneError: it cannot be converted.
-    """
-    command = [sys.executable, "-c", _CONVERT, *map(str, model_files(prefix))]
-    environment = {**os.environ, "PPOCR_PRUNE": "0"}
-    try:
-        done = subprocess.run(
-            [*command, str(target), str(opset)],
-            capture_output=True, text=True, timeout=_SECONDS, env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise PruneError(f"{prefix}: paddle2onnx was not done after {_SECONDS} s") from error
-    if done.returncode or not target.is_file():
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in said if "ERROR" in line or "Error" in line] or said[-1:]
-        raise PruneError(
-            f"{prefix}: paddle2onnx cannot convert this model (it ended with {done.returncode}): "
-            f"{' '.join(told)[:500]}"
-        )
-
-
-def _finish(path: Path, settings: Mapping[str, Any]) -> tuple[int, str]:
-    """Rewrite the graph for speed, and add what ONNX-based OCR runtimes read: a recogniser's
-    characters, one a line. Returns how many, and why there are none although the model has some."""
+def _describe(path: Path, settings: Mapping[str, Any]) -> tuple[int, str]:
+    """Add what ONNX-based OCR runtimes read: a recogniser's characters, one a line. Returns how
+    many, and why there are none although the model has some."""
     import onnx
 
     model = onnx.load(str(path))
-    rewrite(model)
     values, unreadable = {}, ""
     characters = (settings.get("PostProcess") or {}).get("character_dict")
     # Formula recognisers have a tokenizer there.

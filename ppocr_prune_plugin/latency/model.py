@@ -33,12 +33,13 @@ from .table import open_table
 from .timer import Timer
 
 # Networks that are timed for the table, by the number of groups whose widths may change.
-_LEAST, _MOST = 6, 20
+_LEAST, _MOST = 9, 30
 # The runs of one network differ by so much on an idle machine; beyond it they are taken again, so
 # often, and the quietest ones count.
 _QUIET, _AGAIN = 0.12, 3
-# So many of the last measured choices decide how far predictions are off.
-_LAST = 2
+# So many of the last measured choices decide how much of what is predicted to be saved is, and
+# within these bounds: beyond them it is the measurement that is off.
+_LAST, _SAVED = 2, (0.5, 2.0)
 
 
 class NetworkLatency:
@@ -90,7 +91,7 @@ class NetworkLatency:
             raise
         shape = "x".join(map(str, self._inputs[0][0]))
         self.how = f"{self._table.how}, {shape}"
-        self._added = 0.0
+        self._saved = 1.0  # of what the fit says that pruning saves
         self._chosen: list[dict[str, int]] = []
 
     def close(self) -> None:
@@ -109,8 +110,9 @@ class NetworkLatency:
 
     @property
     def cost(self) -> Cost:
-        """Predicted milliseconds of any widths, by all that was measured so far."""
-        return self._terms.cost(self._times, self._added)
+        """Predicted milliseconds of any widths, by all that was measured so far; those of the
+        unpruned network are :attr:`before`."""
+        return self._terms.cost(self._times, self.before, self._saved)
 
     def measure(self, widths: Widths) -> tuple[float, float]:
         """Milliseconds of the unpruned and the pruned network, timed in turns; kept in the table.
@@ -130,13 +132,16 @@ class NetworkLatency:
         return self.before * after / before
 
     def correct(self, widths: Widths) -> None:
-        """Learn from what was measured for these widths: it is one more network to fit to, and what
-        is still missing there is taken to be missing near it."""
+        """Learn from what was measured for these widths: it is one more network to fit to, and the
+        share of what it was predicted to save that it does save is taken to hold for others."""
         self._chosen.append(dict(widths))
         self._measured.append(dict(widths))
         self._fit()
-        off = [self.achieved(w) - self._terms.cost(self._times, 0.0)(w) for w in self._chosen]
-        self._added = float(np.mean(off[-_LAST:]))
+        fitted = self._terms.cost(self._times, self.before)
+        last = self._chosen[-_LAST:]
+        promised = sum(self.before - fitted(chosen) for chosen in last)
+        kept = sum(self.before - self.achieved(chosen) for chosen in last)
+        self._saved = float(np.clip(kept / promised, *_SAVED)) if promised > 0 else 1.0
 
     def _fingerprint(self, options: LatencyOptions) -> dict[str, str]:
         structure = [[name, list(shape)] for name, shape in self._network.graph.shapes.items()]
@@ -234,8 +239,8 @@ def measured_inputs(inputs: Sequence[Any], options: LatencyOptions) -> list[Any]
 def _designs(
     sizes: Widths, narrowest: Widths, round_to: int, count: int
 ) -> Iterator[dict[str, int]]:
-    """Networks to fit to: every group is cut by a share of its own, in some more and in others less
-    deeply, and left whole in a fifth of them; always the same ones."""
+    """Networks to fit to: every group is cut by a share of its own, any that is allowed, on average
+    more deeply in some networks than in others; always the same ones."""
     random = np.random.default_rng(0)
     choices = {
         name: np.array([w for w in possible_widths(sizes[name], round_to) if w >= least])
@@ -243,13 +248,11 @@ def _designs(
     }
     seen = {tuple(sizes.values())}
     for number in range(4 * count):
-        depth = 0.2 + 0.75 * ((number * 0.618034) % 1)  # spread evenly, whatever the count
+        depth = 0.1 + 0.6 * ((number * 0.618034) % 1)  # spread evenly, whatever the count
         widths = dict(sizes)
         for name, allowed in choices.items():
-            if random.random() < 0.2:
-                continue
-            wanted = sizes[name] * (1 - depth * random.random())
-            widths[name] = int(allowed[np.abs(allowed - wanted).argmin()])
+            share = random.random() ** ((1 - depth) / depth)  # 0 to 1, ``depth`` on average
+            widths[name] = int(allowed[np.abs(allowed - sizes[name] * (1 - share)).argmin()])
         if tuple(widths.values()) not in seen:
             seen.add(tuple(widths.values()))
             yield widths

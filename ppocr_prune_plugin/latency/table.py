@@ -13,7 +13,7 @@ from .. import documents
 from ..documents import mapping, number, record, row, text
 from ..errors import PruneError
 
-FORMAT = "ppocr-prune-latency/3"
+FORMAT = "ppocr-prune-latency/4"
 _TIME = number(0)
 _SCHEMA = record(
     {

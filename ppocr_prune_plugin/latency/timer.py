@@ -8,15 +8,15 @@ from pathlib import Path
 
 import paddle
 
-from ..engines import choose
+from ..engines import choose, installed
 from ..engines.interface import ONNX
+from ..engines.process import PATIENCE, Failure, Process, request_of
 from ..engines.turns import disturbance_of
 from ..errors import PruneError
+from ..export.converter import require_converter, to_onnx
 from ..export.fold import fold
-from ..export.onnx_file import OPSET, convertible, require_converter
 from ..section import LatencyOptions
-from .process import PATIENCE, Failure, Process, request_of
-from .write import Inputs, export
+from .write import Inputs, export, shown
 
 # About so long one comparison takes, in seconds, and at least and at most so many runs of each.
 _SECONDS, _ROUNDS = 0.7, (7, 60)
@@ -48,7 +48,8 @@ class Timer:
         self._count = 0
 
     def exported(self, model: paddle.nn.Layer, inputs: Inputs) -> Path:
-        """Write a network as it is deployed, folded, for measuring.
+        """Write a network as it is deployed, for measuring: folded, and as ``ppocr-prune onnx``
+        converts it where the engine takes ONNX files.
 
         Raises:
             PruneError: it cannot be exported, or not be converted for the engine.
@@ -61,11 +62,10 @@ class Timer:
         if self.engine.takes != ONNX:
             return prefix
         target = prefix.with_name(prefix.name + ".onnx")
-        source = convertible(prefix, prefix.with_name(prefix.name + "-mended"))
         try:
-            self._process.ask("convert", source=str(source), target=str(target), opset=OPSET)
+            to_onnx(prefix, target, self._process)
         except Failure as error:
-            raise self._problem(error) from error
+            raise self._problem(error, inputs) from error
         return target
 
     def milliseconds(self, models: Sequence[Path], inputs: Inputs) -> list[float]:
@@ -83,7 +83,7 @@ class Timer:
         try:
             content = self._process.ask("time", models=asked, seconds=_SECONDS, rounds=_ROUNDS)
         except Failure as error:
-            raise self._problem(error) from error
+            raise self._problem(error, inputs) from error
         special = content["how"][-1]
         self.how = self._where + (f", {special}" if special else "")
         self.disturbance = disturbance_of(content["times"])
@@ -95,11 +95,16 @@ class Timer:
         self._process.close()
         self._folder.cleanup()
 
-    def _problem(self, error: Failure) -> PruneError:
-        others = "another Prune.latency.engine"
+    def _problem(self, error: Failure, inputs: Inputs) -> PruneError:
+        others = [
+            f"Prune.latency.engine: {name}" for name in installed() if name != self.engine.name
+        ]
         if self.engine.name == "paddle" and self.options.onednn:
-            others += " or Prune.latency.onednn=false"
+            others.append("Prune.latency.onednn=false")
+        if self.options.shape is not None:
+            others.append("another Prune.latency.shape")
+        others.append("Prune.pruned_flops, which needs no measuring")
         return PruneError(
-            f"{self._where} cannot run this network, so its latency cannot be measured: {error}. "
-            f"Try {others}; Prune.pruned_flops needs no measuring."
+            f"{self._where} cannot run this network on {shown(inputs)}, so its latency cannot be "
+            f"measured: {error}. Try {' or '.join(others)}."
         )

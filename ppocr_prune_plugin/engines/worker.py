@@ -17,21 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engines import Session, engine_class
-from ..engines.interface import examples
-from ..engines.paddle import model_files
-from ..engines.turns import take_turns
 from ..errors import PruneError
+from .interface import Session, examples
+from .paddle import model_files
+from .registry import engine_class
+from .turns import take_turns
 
 Request = dict[str, Any]
 
 
 class Worker:
-    """Answers requests. The first model of a request stays loaded for the next one: mostly it is
-    the same, that all others are held against."""
+    """Answers requests. The first model of all stays loaded: mostly it is the one that the others
+    are held against."""
 
     def __init__(self) -> None:
         self._kept: tuple[str, Session] | None = None
+        self._prepared: Any = None  # the sizes that the kept one is prepared for
 
     def time(self, request: Request) -> Request:
         """Time models in turns.
@@ -72,32 +73,38 @@ class Worker:
 
     def inputs(self, request: Request) -> Request:
         """``inputs`` of a ``model``: name, sizes (-1: any) and type of each."""
-        model = request["model"]
-        engine = engine_class(model["engine"])(model["threads"], model["onednn"])
-        found = engine.load(Path(model["file"])).inputs
+        found = self._loaded(request["model"]).inputs
         return {"inputs": [[item.name, list(item.shape), item.dtype] for item in found]}
 
     def convert(self, request: Request) -> Request:
         """Convert an exported model, ``source``, to an ONNX file, ``target``."""
         import paddle2onnx
 
-        source = Path(request["source"])
+        program, weights = model_files(Path(request["source"]))
         paddle2onnx.export(
-            f"{source}.json", f"{source}.pdiparams", request["target"],
+            str(program), str(weights), request["target"],
             opset_version=request["opset"], auto_upgrade_opset=True, verbose=False,
         )  # fmt: skip
         return {}
 
     def _session(self, model: Request) -> Session:
+        """The model, prepared for its sizes."""
+        session, sizes = self._loaded(model), model["sizes"]
+        kept = self._kept is not None and session is self._kept[1]
+        if not kept or self._prepared != sizes:
+            session.prepare(examples(session.inputs, sizes))
+        if kept:
+            self._prepared = sizes
+        return session
+
+    def _loaded(self, model: Request) -> Session:
         path = Path(model["file"])
         files = [path] if path.is_file() else model_files(path)
         changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
-        key = json.dumps([model, changed])
+        key = json.dumps([model["engine"], str(path), model["threads"], model["onednn"], changed])
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
-        engine = engine_class(model["engine"])(model["threads"], model["onednn"])
-        session = engine.load(path)
-        session.prepare(examples(session.inputs, model["sizes"]))
+        session = engine_class(model["engine"])(model["threads"], model["onednn"]).load(path)
         if self._kept is None:
             self._kept = key, session
         return session
@@ -137,7 +144,8 @@ def serve(requests: Any, answers: Any) -> None:
             content = {"error": str(error)}
         except Exception as error:  # whatever an engine raises
             lines = [part.strip() for part in str(error).splitlines() if part.strip()] or [""]
-            content = {"failure": f"{type(error).__name__}: {lines[-1][:300]}"}
+            telling = [line for line in lines if "Error: " in line] or lines
+            content = {"failure": f"{type(error).__name__}: {telling[-1][:300]}"}
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 

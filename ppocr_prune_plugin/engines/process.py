@@ -22,6 +22,8 @@ _WORKER = f"{__package__}.worker"
 # that take long for a single run, and for machines that do much else.
 PATIENCE = 600.0
 _FAREWELL = 5.0  # seconds that it may take to end
+# What Paddle writes in the end, whatever ended the process: the second names the signal.
+_HEADING, _SIGNAL = "Error Message Summary:", "FatalError: "
 _LAST_WORDS = 300  # characters of each of the two last lines that a process wrote
 
 
@@ -102,7 +104,9 @@ class Process:
         self._words.seek(0)
         text = self._words.read().decode("utf-8", errors="replace")
         lines = [" ".join(line.split()) for line in text.splitlines()]
-        telling = [line for line in lines if "rror" in line] or [line for line in lines if line]
+        errors = [line for line in lines if "error" in line.lower() and line != _HEADING]
+        reasons = [line for line in errors if not line.startswith(_SIGNAL)]
+        telling = reasons or errors or [line for line in lines if line]
         said = "; ".join(line[:_LAST_WORDS] for line in telling[-2:])
         return f"; it said: {said}" if said else ""
 
