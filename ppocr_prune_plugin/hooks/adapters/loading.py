@@ -23,11 +23,14 @@ from paddle.nn.layer.conv import _ConvNd
 from paddle.nn.layer.rnn import RNNBase
 
 from ...checkpoint import infer_kept_channels
+from ...cut_dictionary import KEY as DICTIONARY
 from ...errors import PruneError
 from ...network import plan_of
 from ...plan import GroupPlan, PruningPlan, load_plan, plan_path
 from ...rebuilding import placed, rebuild, structure_fits
 from ...report.lines import summary
+from .classes import Cuts, cut_beside, cut_weights, cuts_for
+from .dictionaries import SETTING, in_use
 from .modes import full_precision
 from .networks import Networks
 from .state import plan_of as plan_of_model
@@ -62,6 +65,8 @@ class Loading:
     logger: logging.Logger
     done: bool = field(init=False, default=False)
     _networks: Networks = field(init=False, default_factory=Networks)
+    _cuts: dict[str, Any] = field(init=False, default_factory=dict)
+    _carries: bool = field(init=False, default=False)
 
     def read(self, path: Path, content: Any) -> None:
         """Rebuild the networks for a weights file that was read, and is loaded next.
@@ -76,6 +81,7 @@ class Loading:
         self.done = True
         for part in self.parts:
             set_file(part.model, path)
+        self._cut_characters(path, content)
         shapes = _shapes(content)
         beside = plan_path(path)
         plan = load_plan(beside) if beside.exists() else None
@@ -94,6 +100,30 @@ class Loading:
             return
         for part in left:
             self._without_plan(part, path, _own(shapes, part))
+
+    def read_beside(self, model: paddle.nn.Layer, content: Any) -> None:
+        """What a checkpoint has beside its weights, an optimizer's state or an average, was read,
+        and is loaded next into what belongs to the whole model: cut it as the weights were."""
+        cut_beside(content, model, self._cuts)
+
+    def _cut_characters(self, path: Path, content: Any) -> None:
+        """Take the characters out of weights that the networks were built without."""
+        if not isinstance(content, dict):
+            return
+        self._carries = content.pop(DICTIONARY, None) is not None
+        used = in_use()
+        if used is None:
+            return
+        for part in self.parts:
+            cuts: Cuts = cuts_for(part, _shapes(content), path, used, self.key)
+            cut_weights(content, cuts)
+            self._cuts.update(cuts)
+            if cuts:
+                what = f"{part.name} of {path}" if part.name else str(path)
+                self.logger.info(
+                    f"prune: {what}: {len(cuts)} parameters cut to {len(used.dictionary.lines)} "
+                    f"characters, {', '.join(sorted(cuts))}"
+                )
 
     def _by_plan(
         self, plan: PruningPlan, beside: Path, path: Path, shapes: Shapes, left: Sequence[SubModel]
@@ -137,6 +167,12 @@ class Loading:
         self.logger.info(
             f"prune: rebuilt the pruned network of {what}: {summary(plan, None, None, None)}"
         )
+        if others and plan.dictionary is not None and not self._carries:
+            raise PruneError(
+                f"is of a recogniser with {len(plan.dictionary.lines)} characters, and {what} "
+                f"does not carry them (another program has saved it): name them in {SETTING}, as "
+                "the dict.txt that was written when it was pruned"
+            )
         if others:
             self.logger.warning(
                 f"prune: {what} is of other sizes where pruning touches nothing, as with another "

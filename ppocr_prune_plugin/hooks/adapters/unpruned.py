@@ -16,6 +16,8 @@ from ...files import open_regular
 from ...graph.live import tensors_of
 from ...network import Network
 from ...plan import WeightsFile
+from .classes import Cuts, cut_shapes, cut_weights, cuts_for
+from .dictionaries import in_use
 from .networks import Networks
 from .state import file_of
 from .sub_models import SubModel
@@ -41,7 +43,15 @@ def require_trained(part: SubModel, network: Network, source: str) -> None:
             f"{source}: {KEY}: the weights of {part.name or 'the model'} are from no file: random "
             f"ones teach nothing. Set Global.pretrained_model. {_WITHOUT}."
         )
-    _require_whole(path, part, network, read_shapes(path))
+    _require_whole(path, part, network, _shapes_for(part, path)[0])
+
+
+def _shapes_for(part: SubModel, path: Path) -> tuple[Mapping[str, tuple[int, ...]], Cuts]:
+    """Shapes of weights as the network takes them, and what is cut of them for that; refuses a file
+    with code in it."""
+    shapes, used = read_shapes(path), in_use()
+    cuts = {} if used is None else cuts_for(part, shapes, path, used, KEY)
+    return cut_shapes(shapes, cuts), cuts
 
 
 def rebuilt(
@@ -66,7 +76,7 @@ def rebuilt(
             f"were, so the teacher cannot be found again. {_WITHOUT}."
         )
     path = _found(stated, others)
-    shapes = read_shapes(path)  # refuses a file with code in it
+    shapes, cuts = _shapes_for(part, path)
     architecture = copy.deepcopy(dict(part.config["Architecture"]))
     architecture.pop("freeze_params", None)
     leave_weights_out(architecture)
@@ -77,6 +87,7 @@ def rebuilt(
     _require_whole(path, part, network, shapes)
     prefix = _prefix(part, shapes)
     content = paddle.load(str(path))
+    cut_weights(content, cuts)
     for name, tensor in tensors_of(model).items():
         value = content.get(prefix + name)
         if value is not None and shapes.get(prefix + name) == tuple(tensor.shape):
