@@ -265,8 +265,8 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     rows = feasibility(Search({"second": file.curve("second")}, sizes, cost, 4), (0.2, 0.4, 0.8))
     plan = make_plan(network, {"second": 20}, Ranker("l1"))
     report = build_report(
-        network.graph, groups, network.training_only, section, "pruned_params", 0.3, "net.yml", plan,
-        file, "parameters", feasibility=rows,
+        network.graph, groups, network.training_only, section, "pruned_params", 0.3,
+        "net.yml", plan, file, "parameters", feasibility=rows,
         metric="acc", before=0.8, after=0.7, images=4,
     )  # fmt: skip
     assert report.layers[0].kept == 20

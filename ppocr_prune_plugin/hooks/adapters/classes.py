@@ -302,4 +302,5 @@ def _shapes_of(config: Mapping[str, Any], extra: int) -> dict[str, Shape]:
     # Some heads name their parameters; Paddle refuses a name that is taken.
     with chance_of_its_own(), paddle.utils.unique_name.guard("classes_"):
         model = build_model(architecture)
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+    # With all names of a parameter that several layers share, as weights files have them.
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
