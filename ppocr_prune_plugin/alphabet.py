@@ -200,6 +200,8 @@ def script(line: str) -> str:
         return "digits"
     if kind[0] in "PS":
         return "punctuation and symbols"
+    if kind[0] == "M":
+        return "accents"
     words = unicodedata.name(first, "").split()
     if not words or kind[0] == "C":
         return "others"
@@ -208,4 +210,4 @@ def script(line: str) -> str:
 
 
 # Words that stand before a script's in the names of characters.
-_FORMS = {"FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "COMBINING", "SUPERSCRIPT"}
+_FORMS = {"FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "SUPERSCRIPT"}

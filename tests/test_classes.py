@@ -125,7 +125,7 @@ def settled(config: Config, folder: Path, kept: str | None = KEPT) -> Iterator[C
     whole = tuple(WHOLE)
     if kept is not None:
         cut = dictionaries.CutDictionary.of(tuple(kept), whole)
-        dictionaries._use(config["Global"], cut, whole, config["Global"]["character_dict_path"])
+        dictionaries._use(config, cut, whole, config["Global"]["character_dict_path"])
     try:
         yield config
     finally:

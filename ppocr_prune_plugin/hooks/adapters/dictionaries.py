@@ -39,6 +39,8 @@ from .sub_models import sub_models
 
 SETTING = "Global.character_dict_path"
 _SPACE = " "
+# Keys of heads that number a class behind the characters.
+_NUMBERS = ("start_idx", "padding_idx")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class InUse:
     stated_path: str | None
     file: Path
     alphabet: Alphabet | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many characters the recogniser had more at first."""
+        return self.dictionary.whole - len(self.dictionary.lines)
 
     @property
     def name(self) -> str:
@@ -102,7 +109,9 @@ def settle(
     if not isinstance(settings, dict):
         return
     if _in_use is not None and settings.get("character_dict_path") == str(_in_use.file):
-        settings["character_dict_path"] = _in_use.stated_path  # the config was settled before
+        # The config was settled before.
+        settings["character_dict_path"] = _in_use.stated_path
+        _renumber(config, len(_in_use.dictionary.lines), -_in_use.lost)
     _in_use = None
     stated_path = settings.get("character_dict_path")
     carried, where = _carried(config, plan_file)
@@ -135,7 +144,7 @@ def settle(
                 f"prune: {where} reads {_count(carried)}: they are used, not {SETTING}: "
                 f"{stated_path}"
             )
-        _use(settings, carried, stated, stated_path)
+        _use(config, carried, stated, stated_path)
         return
     assert section is not None
     whole = carried.lines if carried is not None else stated
@@ -152,7 +161,7 @@ def settle(
     else:
         cut = CutDictionary(alphabet.lines, carried.whole, carried.checksum)
     _say(alphabet, counts, logger)
-    _use(settings, cut, stated, stated_path, alphabet)
+    _use(config, cut, stated, stated_path, alphabet)
 
 
 def write_dictionary(config: Mapping[str, Any], folder: Path) -> Path | None:
@@ -288,13 +297,13 @@ def _count(dictionary: CutDictionary) -> str:
 
 
 def _use(
-    settings: dict[str, Any],
+    config: dict[str, Any],
     dictionary: CutDictionary,
     stated: Lines | None,
     stated_path: str | None,
     alphabet: Alphabet | None = None,
 ) -> None:
-    """Write the dictionary where only this process reads it, and let the settings name it."""
+    """Write the dictionary where only this process reads it, and let the config name it."""
     global _in_use
     arabic = "arabic-" if _is_arabic(stated_path) else ""
     folder = Path(tempfile.mkdtemp(prefix=f"ppocr-prune-{arabic}"))
@@ -302,7 +311,22 @@ def _use(
     file = folder / "dict.txt"
     write_atomically(file, _text(dictionary.lines))
     _in_use = InUse(dictionary, stated, stated_path, file, alphabet)
-    settings["character_dict_path"] = str(file)
+    config["Global"]["character_dict_path"] = str(file)
+    _renumber(config, dictionary.whole, _in_use.lost)
+
+
+def _renumber(config: Mapping[str, Any], characters: int, lost: int) -> None:
+    """Some heads are told in the config which classes begin a text and fill it up. They stand
+    behind the characters, so that they move by as many as are lost."""
+    parts = [config.get("Architecture") or {}, *sub_models(config).values()]
+    waiting = [part["Head"] for part in parts if isinstance(part.get("Head"), dict)]
+    while waiting:
+        section = waiting.pop()
+        for key, value in section.items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif key in _NUMBERS and isinstance(value, int) and value >= characters:
+                section[key] = value - lost
 
 
 def _remove(folder: Path, owner: int) -> None:
