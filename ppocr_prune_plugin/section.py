@@ -210,6 +210,12 @@ def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection
             "needs a target that counts what is removed, and max_loss is what a single cut may "
             "cost. Keep one of ratio, pruned_flops, pruned_params and pruned_latency.",
         )
+    if parsed.schedule is not None and parsed.characters is not None and not parsed.has_target:
+        raise check.fail(
+            "Prune.schedule",
+            f"prunes channels in steps, and characters go at once. Add one of {', '.join(TARGETS)}"
+            " or leave the key away.",
+        )
     if values.get("characters_min_count") is not None and parsed.characters != AUTO:
         raise check.fail(
             "Prune.characters_min_count",

@@ -239,6 +239,12 @@ def _require_recogniser(config: Mapping[str, Any], source: str) -> None:
             f"{source}: Prune.characters is for recognisers, which have a class for each character;"
             f" Architecture.model_type is {kind}. Leave the key away."
         )
+    if "CenterLoss" in str(config.get("Loss")):
+        raise PruneError(
+            f"{source}: Loss: CenterLoss keeps a centre for each class of the whole dictionary, in "
+            "a file of its own, so that Prune.characters cannot be used with it. Take it out of "
+            "Loss."
+        )
 
 
 def _chosen(
