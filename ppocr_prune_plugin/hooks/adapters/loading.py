@@ -33,8 +33,8 @@ from .classes import Cuts, cut_beside, cut_weights, cuts_for
 from .dictionaries import SETTING, in_use
 from .modes import full_precision
 from .networks import Networks
+from .state import add_loaded, set_file, set_plan
 from .state import plan_of as plan_of_model
-from .state import set_file, set_plan
 from .sub_models import SubModel, own_plan
 
 Shape = tuple[int, ...]
@@ -97,9 +97,11 @@ class Loading:
                 )
         if plan is not None:
             self._by_plan(plan, beside, path, shapes, left)
-            return
-        for part in left:
-            self._without_plan(part, path, _own(shapes, part))
+        else:
+            for part in left:
+                self._without_plan(part, path, _own(shapes, part))
+        for part in self.parts:
+            add_loaded(part.model, _own(shapes, part))
 
     def read_beside(self, model: paddle.nn.Layer, content: Any) -> None:
         """What a checkpoint has beside its weights, an optimizer's state or an average, was read,
