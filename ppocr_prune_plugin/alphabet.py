@@ -134,12 +134,12 @@ def places_of(whole: Lines, kept: Lines) -> list[int]:
     """Where the kept lines of a dictionary are in it.
 
     Raises:
-        PruneError: they are not its lines.
+        ValueError: they are not its lines.
     """
     keep = frozenset(kept)
     places = [place for place, line in enumerate(whole) if line in keep]
     if tuple(whole[place] for place in places) != kept:
-        raise PruneError("the characters that are kept are not lines of the dictionary, in order")
+        raise ValueError("the characters that are kept are not lines of the dictionary, in order")
     return places
 
 

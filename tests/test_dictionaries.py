@@ -208,7 +208,10 @@ def test_other_mistakes(config: Config, tmp_path: Path) -> None:
     detector = {**config, "Architecture": {"model_type": "det", "algorithm": "DB"}}
     with pytest.raises(PruneError, match="is for recognisers, .* Architecture.model_type is det"):
         settled(detector, characters="auto")
-    config["Loss"] = {"name": "CombinedLoss", "loss_config_list": [{"CenterLoss": {"weight": 0.05}}]}
+    config["Loss"] = {
+        "name": "CombinedLoss",
+        "loss_config_list": [{"CenterLoss": {"weight": 0.05}}],
+    }
     with pytest.raises(PruneError, match="Loss: CenterLoss keeps a centre for each class"):
         settled(config, characters="auto")
     del config["Loss"]
@@ -225,7 +228,9 @@ def test_other_mistakes(config: Config, tmp_path: Path) -> None:
     steps = {"steps": 2, "epochs": 1}
     with pytest.raises(PruneError, match=r"Prune\.schedule prunes channels in steps"):
         parse_section({"characters": "auto", "schedule": steps}, "rec.yml")
-    assert parse_section({"characters": "auto", "schedule": steps, "ratio": 0.2}, "rec.yml").schedule
+    assert parse_section(
+        {"characters": "auto", "schedule": steps, "ratio": 0.2}, "rec.yml"
+    ).schedule
 
 
 def test_weights_with_different_characters(config: Config, tmp_path: Path) -> None:
