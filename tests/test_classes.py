@@ -20,6 +20,7 @@ from ppocr_prune_plugin.hooks.adapters.calls import call_arguments
 from ppocr_prune_plugin.hooks.adapters.classes import (
     before_cut,
     class_axes,
+    cut_beside,
     cut_weights,
     cuts_for,
 )
@@ -235,3 +236,35 @@ def test_fewer_characters_change_nothing_for_those_that_are_left(
             np.testing.assert_allclose(after, before, rtol=2e-4, atol=2e-4)
             compared += bool(axes_left)
         assert compared
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_lies_beside_weights_is_cut_along(dtype: str) -> None:
+    """Accumulators by Paddle's names, averages by structured ones, and mappings in mappings."""
+    model = paddle.nn.Sequential(paddle.nn.Linear(3, 5), paddle.nn.Linear(5, 4))
+    stays = np.array([0, 2, 4])
+    cuts = {"0.weight": {1: stays}, "0.bias": {0: stays}}
+
+    def whole(shape: list[int]) -> paddle.Tensor:
+        values = paddle.arange(int(np.prod(shape)), dtype="float32").reshape(shape)
+        return values.astype(dtype)
+
+    own = model[0].weight.name
+    content = {
+        f"{own}_moment1_0": whole([3, 5]),
+        f"{own}_beta1_pow_acc_0": whole([1]),
+        f"{model[1].weight.name}_moment1_0": whole([5, 4]),
+        "master_weights": {own: whole([3, 5])},
+        "ema_state": {"0.bias": whole([5]), "1.bias": whole([4])},
+        "LR_Scheduler": {"last_epoch": 3},
+        "step": 7,
+    }
+    cut_beside(content, model, cuts)
+    moment = content[f"{own}_moment1_0"]
+    assert moment.dtype == whole([1]).dtype
+    np.testing.assert_array_equal(moment.astype("float32").numpy()[0], stays)
+    shapes = [tuple(value.shape) for value in content.values() if hasattr(value, "shape")]
+    assert shapes == [(3, 3), (1,), (5, 4)]
+    assert tuple(content["master_weights"][own].shape) == (3, 3)
+    assert [tuple(t.shape) for t in content["ema_state"].values()] == [(3,), (4,)]
+    assert content["LR_Scheduler"] == {"last_epoch": 3} and content["step"] == 7

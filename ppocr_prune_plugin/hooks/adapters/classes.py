@@ -122,7 +122,13 @@ def cuts_for(
                 raise _misfit(part, prefix + name, shape[axis], length, path, used, key, whole)
     if whole is None or lost == 0:
         return {}
-    places = np.array(places_of(whole, lines), np.int64)
+    try:
+        places = np.array(places_of(whole, lines), np.int64)
+    except ValueError:
+        raise PruneError(
+            f"{key}: {path} was left with other characters than those in use. One model reads with "
+            "one dictionary: take weights that agree."
+        ) from None
     layouts = _Layouts(part, used)
     return {
         prefix + name: {
@@ -192,8 +198,10 @@ def _taken(value: Any, axes: Mapping[int, npt.NDArray[np.int64]]) -> Any:
     for axis, stays in axes.items():
         if isinstance(value, np.ndarray):
             value = value.take(stays, axis=axis)
-        else:
+        elif value.dtype == paddle.bfloat16:  # which NumPy does not know
             value = paddle.index_select(value, paddle.to_tensor(stays), axis)
+        else:
+            value = paddle.to_tensor(value.numpy().take(stays, axis=axis), place=value.place)
     return value
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import paddle
+
 from ...alphabet import (
     Alphabet,
     LabelCounts,
@@ -166,10 +168,13 @@ def settle(
 
 def write_dictionary(config: Mapping[str, Any], folder: Path) -> Path | None:
     """Write the dictionary in use to where its user finds it, for tools that take one, and let the
-    config name that file, where PaddleOCR reads it alike; None where there is none."""
+    config name that file, where PaddleOCR reads it alike; None where there is none. Rank 0 does,
+    the workers keep files of their own."""
     if _in_use is None:
         return None
     path = folder / _in_use.name
+    if paddle.distributed.get_rank() != 0:
+        return path
     write_atomically(path, _text(_in_use.dictionary.lines))
     if _is_arabic(str(path)) == _is_arabic(_in_use.stated_path):
         config["Global"]["character_dict_path"] = str(path)

@@ -14,7 +14,7 @@ import enum
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,18 +160,21 @@ class Loading:
 
     def _rebuild(self, part: SubModel, plan: PruningPlan, path: Path, found: Shapes) -> bool:
         """Give a network the structure of weights; False where these are not pruned."""
+        dictionary = plan.dictionary
         with full_precision(part.model):
             others = rebuild(part.model, plan.structures[""], found)
         if others is None:
             return False
+        if in_use() is None:  # with another dictionary it is another recogniser
+            plan = replace(plan, dictionary=None)
         set_plan(part.model, plan)
         what = f"{part.name} of {path}" if part.name else str(path)
         self.logger.info(
             f"prune: rebuilt the pruned network of {what}: {summary(plan, None, None, None)}"
         )
-        if others and plan.dictionary is not None and not self._carries:
+        if others and dictionary is not None and not self._carries:
             raise PruneError(
-                f"is of a recogniser with {len(plan.dictionary.lines)} characters, and {what} "
+                f"is of a recogniser with {len(dictionary.lines)} characters, and {what} "
                 f"does not carry them (another program has saved it): name them in {SETTING}, as "
                 "the dict.txt that was written when it was pruned"
             )

@@ -17,7 +17,7 @@ from ...graph.channels import ChannelGroup
 from ...graph.live import tensors_of
 from ...network import Network
 from ...plan import WeightsFile
-from .classes import Cuts, cut_shapes, cut_weights, cuts_for
+from .classes import Cuts, class_axes, cut_shapes, cut_weights, cuts_for
 from .dictionaries import in_use
 from .networks import Networks
 from .state import file_of, loaded
@@ -78,6 +78,19 @@ def require_loaded(
         "nothing. Set Architecture to what these weights were trained with, name other weights, or "
         "leave such layers whole with Prune.skip; Prune.allow_untrained=true prunes all the same."
     )
+
+
+def require_classes(part: SubModel, network: Network, source: str) -> None:
+    """Raise :class:`PruneError` where characters are to be taken out of weights that have no
+    classes, so that these are random."""
+    path = file_of(part.model)
+    missing = sorted((network.deployed - loaded(part.model)).intersection(class_axes(part)))
+    if path is not None and missing:
+        raise PruneError(
+            f"{source}: Prune.characters: {path} has no {missing[0]}, so that there is no class of "
+            "any character to keep. Name weights that were trained as a whole; for others name the "
+            "characters as Global.character_dict_path."
+        )
 
 
 def rebuilt(

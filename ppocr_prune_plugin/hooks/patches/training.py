@@ -37,7 +37,7 @@ from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.stages import begun, is_due, train_until
 from ..adapters.state import file_of, inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
-from ..adapters.unpruned import require_loaded, weights_file
+from ..adapters.unpruned import require_classes, require_loaded, weights_file
 from ..release import release_of
 from . import config as config_hook
 from .fine_tuning import FineTuning
@@ -275,7 +275,7 @@ def _for_step(
         )
     key, value = section.target
     own = section_for(section, before, step.step, step.steps)
-    if section.ratio is not None and (before is not None or step.steps > 1):
+    if section.ratio is not None and (before is not None and before.groups or step.steps > 1):
         groups = network.prunable(section, source)
         widths = widths_by_ratio(section, groups, before, step.step, step.steps)
         if removes(widths, groups):
@@ -464,4 +464,8 @@ def _require_loaded(found: Sequence[Family], networks: Networks, source: str) ->
     for family in found:
         for part in family.members:
             network = networks.of(part)
-            require_loaded(part, network, network.prunable(family.section, source), source)
+            if family.section.has_target:
+                require_loaded(part, network, network.prunable(family.section, source), source)
+            used = in_use()
+            if used is not None and used.alphabet is not None:
+                require_classes(part, network, source)
