@@ -33,7 +33,7 @@ from .classes import Cuts, cut_beside, cut_weights, cuts_for
 from .dictionaries import SETTING, in_use
 from .modes import full_precision
 from .networks import Networks
-from .state import add_loaded, set_file, set_plan
+from .state import add_loaded, set_file, set_of_pruned, set_plan
 from .state import plan_of as plan_of_model
 from .sub_models import SubModel, own_plan
 
@@ -117,6 +117,8 @@ class Loading:
         if used is None:
             return
         for part in self.parts:
+            if self._carries:  # of a recogniser that lost characters, whatever a plan says
+                set_of_pruned(part.model)
             cuts: Cuts = cuts_for(part, _shapes(content), path, used, self.key)
             cut_weights(content, cuts)
             self._cuts.update(cuts)
