@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import subprocess
@@ -179,7 +180,7 @@ def test_students_and_frozen_teachers_agree(
         "algorithm": "Distillation",
         "model_type": "rec",
         "Models": {
-            "Teacher": {**part, "freeze_params": True},
+            "Teacher": {**copy.deepcopy(part), "freeze_params": True},
             "Student": {**part, "freeze_params": False},
         },
     }
