@@ -112,7 +112,7 @@ def inspect(
     Args:
         model: the network.
         inputs: what its ``forward`` takes when it is deployed: ``(shape, dtype)`` pairs for
-            pictures, batch of one, and arrays for what else it needs.
+            images, batch of one, and arrays for what else it needs.
         training_inputs: what it takes when it trains, where that is more (labels, as arrays).
 
     Raises:
@@ -241,7 +241,7 @@ def random_inputs(inputs: Sequence[Any], seed: int = 0) -> list[Any]:
     """Random arrays for ``(shape, dtype)`` pairs, nested as they are; the same for the same seed.
     What is not such a pair stays.
 
-    Pictures are pages of dark strokes in lines: on noise a text detector answers nothing, and two
+    Images are pages of dark strokes in lines: on noise a text detector answers nothing, and two
     networks that say nothing agree whatever they are.
     """
     random = np.random.default_rng(seed)

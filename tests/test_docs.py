@@ -259,7 +259,7 @@ def _slug(heading: str) -> str:
 
 
 def _links() -> Iterator[tuple[Path, str]]:
-    for page in PAGES:
+    for page in (*PAGES, *map(ROOT.joinpath, ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])):
         prose = re.sub(r"```.*?```", "", text(page), flags=re.S)
         prose = re.sub(r"`[^`\n]*`", "", prose)
         for target in re.findall(r"\]\(([^)]+)\)", prose):

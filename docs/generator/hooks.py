@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 _LOG = logging.getLogger("mkdocs.hooks.ppocr_prune")
 # The line under a title that leads to the other language, which the site has a menu for.
 _LANGUAGES = re.compile(r"^\[(?:中文|English)\]\([\w.]+\.md\)\n", re.M)
+# Chinese lines are broken for the editor; a break between two characters is no space.
+_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) *\n {0,3}(?=[\u3001-\u9fff\uff00-\uffef])")
 _LINK = re.compile(r"\[([^\]]*)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -49,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             _LOG.warning("%s: the link to %s leads nowhere", page.file.src_uri, path)
         return f"[{shown}]({address}/blob/main/{path}{anchor})" if address else shown
 
-    return _LINK.sub(replace, _LANGUAGES.sub("", markdown))
+    return _LINK.sub(replace, _BREAK.sub("", _LANGUAGES.sub("", markdown)))
 
 
 def repository() -> str:

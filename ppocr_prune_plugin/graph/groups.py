@@ -56,11 +56,6 @@ def find_groups(program: Program) -> ChannelGraph:
     return _analyse(program, {}).graph
 
 
-def follow_channels(program: Program) -> ChannelFlow:
-    """The channel maps of a program's values, whatever may be removed of them."""
-    return _analyse(program, {}).flow
-
-
 def _analyse(program: Program, refused: Mapping[int, str]) -> Retraced:
     """``refused``: numbers of operations whose operands stay, with the reason."""
     flow = ChannelFlow(program)

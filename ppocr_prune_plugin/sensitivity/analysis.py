@@ -190,10 +190,12 @@ class Analysis:
         done = self.file.points.get(group.name, {})
         beyond = min((r for r, point in done.items() if point.loss > question.bound), default=1.0)
         covered = max((r for r, point in done.items() if point.foreign), default=0.0)
+        narrowest = width_for_ratio(group.size, covered, self.round_to)
         return [
             ratio
-            for ratio in self._widths(group)
-            if covered < ratio <= beyond
+            for ratio, width in self._widths(group).items()
+            if width < narrowest
+            and ratio <= beyond
             and not (ratio in done and self._settled(done[ratio], question))
         ]
 
