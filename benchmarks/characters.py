@@ -6,10 +6,10 @@ well; nothing is trained. All by the tools and commands that users have. Every s
 the command goes on where it was; `--untimed` stops before times are taken, for a machine that is
 not idle.
 
-    python benchmarks/characters.py --data DATA --work characters --page docs/characters.md
+    python benchmarks/characters.py --data DATA --work characters --page docs/characters*.md
 
-DATA has rec/ with images and PaddleOCR's labels in train.txt and val.txt. The page's table, between
-two marks, is replaced.
+DATA has rec/ with images and PaddleOCR's labels in train.txt and val.txt. The pages' tables, between
+two marks, are replaced.
 """
 
 from __future__ import annotations
@@ -249,7 +249,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("characters"))
-    parser.add_argument("--page", type=Path, help="the page whose table is replaced")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", default=[], help="pages whose tables are replaced"
+    )
     parser.add_argument("--only", choices=list(DICTIONARIES), action="append")
     parser.add_argument("--untimed", action="store_true", help="stop before times are taken")
     args = parser.parse_args()
@@ -260,8 +262,8 @@ def main() -> int:
             if args.only is None or release in args.only
         }
         results = {release: result for release, result in found.items() if result is not None}
-        if args.page is not None and results:
-            _into_page(args.page, table(results))
+        for page in args.page if results else []:
+            _into_page(page, table(results))
     return 0
 
 
