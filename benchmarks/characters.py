@@ -8,8 +8,8 @@ not idle.
 
     python benchmarks/characters.py --data DATA --work characters --page docs/characters*.md
 
-DATA has rec/ with images and PaddleOCR's labels in train.txt and val.txt. The pages' tables, between
-two marks, are replaced.
+DATA has rec/ with images and PaddleOCR's labels in train.txt and val.txt. The tables of the pages,
+each between two marks, are replaced.
 """
 
 from __future__ import annotations
