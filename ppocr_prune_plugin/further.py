@@ -50,6 +50,7 @@ def together(first: PruningPlan | None, second: PruningPlan) -> PruningPlan:
         structure.params,
         {"": structure},
         first.unpruned,
+        dictionary=second.dictionary or first.dictionary,
     )
 
 

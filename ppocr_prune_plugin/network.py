@@ -11,6 +11,7 @@ import paddle
 
 from . import surgery
 from .criteria import Ranker
+from .cut_dictionary import CutDictionary
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
 from .graph.flow import AFFINE, IN
@@ -21,7 +22,7 @@ from .graph.trace import is_spec, map_inputs
 from .plan import GroupPlan, PruningPlan
 from .ratios.uniform import matches, require_matches
 from .section import PruneSection
-from .structure import Change
+from .structure import Change, PrunedStructure
 
 # Of the span of an output. Branches that become one are summed in another order.
 _REP_TOLERANCE = 1e-3
@@ -149,6 +150,27 @@ def plan_of(network: Network, criterion: str, items: Sequence[GroupPlan]) -> Pru
         Change(costs.params(graph.shapes), costs.params(after)),
     )
     return PruningPlan(criterion, tuple(items), structure.flops, structure.params, {"": structure})
+
+
+def plan_of_characters(
+    network: Network, before: Mapping[str, Mapping[int, int]], dictionary: CutDictionary
+) -> PruningPlan:
+    """The plan of a recogniser that lost characters, and no channels.
+
+    Args:
+        network: as it is now.
+        before: parameter → axis that has a place for each class → its length before the cut.
+        dictionary: what is left of the dictionary.
+    """
+    graph, costs = network.graph, network.costs
+    shapes = {
+        name: tuple(before.get(name, {}).get(axis, size) for axis, size in enumerate(shape))
+        for name, shape in graph.shapes.items()
+    }
+    flops = Change(costs.flops(shapes), costs.flops(graph.shapes))
+    params = Change(costs.params(shapes), costs.params(graph.shapes))
+    structure = PrunedStructure({}, flops, params)
+    return PruningPlan("none", (), flops, params, {"": structure}, dictionary=dictionary)
 
 
 def apply_checked(network: Network, plan: PruningPlan) -> surgery.Undo:

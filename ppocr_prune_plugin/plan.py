@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import documents
+from . import cut_dictionary, documents
+from .cut_dictionary import CutDictionary
 from .documents import Misfit, listed, mapping, maybe, number, record, row, text, whole
 from .structure import Change, PrunedStructure
 
@@ -94,7 +95,8 @@ class PruningPlan:
     a distillation model, or of the one network under an empty name. ``flops`` and ``params`` are
     those of all of them together. ``unpruned`` names the weights of each network before it was
     pruned, where they are known: of the teacher of a run that is resumed. ``progress`` is there
-    where a schedule prunes in steps.
+    where a schedule prunes in steps, ``dictionary`` where a recogniser lost characters: of a plan
+    without groups that is all that it lost.
     """
 
     criterion: str
@@ -104,6 +106,7 @@ class PruningPlan:
     structures: Mapping[str, PrunedStructure] = field(default_factory=dict)
     unpruned: Mapping[str, WeightsFile] = field(default_factory=dict)
     progress: Progress | None = None
+    dictionary: CutDictionary | None = None
 
     def kept_channels(self) -> dict[str, int]:
         """Width of every pruned group afterwards."""
@@ -131,6 +134,8 @@ class PruningPlan:
             content["unpruned"] = {name: vars(file) for name, file in self.unpruned.items()}
         if self.progress is not None:
             content["progress"] = vars(self.progress)
+        if self.dictionary is not None:
+            content["dictionary"] = self.dictionary.as_dict()
         return documents.signed(content)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -165,7 +170,10 @@ def load_plan(path: Path) -> PruningPlan:
     }
     unpruned = {name: WeightsFile(**item) for name, item in content.get("unpruned", {}).items()}
     progress = Progress(**content["progress"]) if "progress" in content else None
-    return PruningPlan(content["criterion"], groups, flops, params, structures, unpruned, progress)
+    dictionary = CutDictionary.from_dict(content["dictionary"]) if "dictionary" in content else None
+    return PruningPlan(
+        content["criterion"], groups, flops, params, structures, unpruned, progress, dictionary
+    )
 
 
 _MEND = (
@@ -216,6 +224,7 @@ _SCHEMA = record(
     {
         "unpruned": mapping(record({"path": text, "checksum": text})),
         "progress": record(dict.fromkeys(("step", "steps", "epochs", "first_epoch"), whole(1))),
+        "dictionary": cut_dictionary.checked,
     },
 )
 

@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 from .engines import known
@@ -22,6 +22,7 @@ from .files import is_possible
 CRITERIA = ("l1", "l2", "fpgm", "bn_scale", "taylor", "obs", "random")
 CRITERIA_ENTRY_POINTS = "ppocr_prune_plugin.criteria"
 MEASURES = ("metric", "output")
+AUTO = "auto"
 TARGETS = ("ratio", "max_loss", "pruned_flops", "pruned_params", "pruned_latency")
 
 Target: TypeAlias = float | dict[str, float]
@@ -113,7 +114,9 @@ class PruneSection:
     """A valid ``Prune`` section. All ratios and losses are fractions, not percentages.
 
     Of ``ratio``, ``max_loss``, ``pruned_flops``, ``pruned_params`` and ``pruned_latency`` exactly
-    one is not None where ``enable`` is true. ``models`` names the sub-models of a distillation
+    one is not None where ``enable`` is true, or none where ``characters`` is given: the file of
+    those that a recogniser keeps, or ``auto``, those that occur in the labels, at least
+    ``characters_min_count`` times. ``models`` names the sub-models of a distillation
     model to prune (None: every one that is trained). ``bn_batches`` is the number of training
     batches on which batch-norm statistics are re-estimated after a cut (0: they stay as they are).
     """
@@ -125,6 +128,8 @@ class PruneSection:
     pruned_flops: float | None = None
     pruned_params: float | None = None
     pruned_latency: float | None = None
+    characters: str | None = None
+    characters_min_count: int = 1
     models: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
     round_to: int = 8
@@ -135,6 +140,15 @@ class PruneSection:
     schedule: ScheduleOptions | None = None
     dry_run: bool = False
     allow_untrained: bool = False
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a target says how much to prune, beside characters."""
+        return any(getattr(self, name) is not None for name in TARGETS)
+
+    def without_target(self) -> PruneSection:
+        """The same where no channel is to be pruned."""
+        return replace(self, **dict.fromkeys(TARGETS))  # type: ignore[arg-type]
 
     @property
     def target(self) -> tuple[str, Target]:
@@ -196,8 +210,21 @@ def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection
             "needs a target that counts what is removed, and max_loss is what a single cut may "
             "cost. Keep one of ratio, pruned_flops, pruned_params and pruned_latency.",
         )
+    if parsed.schedule is not None and parsed.characters is not None and not parsed.has_target:
+        raise check.fail(
+            "Prune.schedule",
+            f"prunes channels in steps, and characters go at once. Add one of {', '.join(TARGETS)}"
+            " or leave the key away.",
+        )
+    if values.get("characters_min_count") is not None and parsed.characters != AUTO:
+        raise check.fail(
+            "Prune.characters_min_count",
+            f"counts characters in labels, which only `characters: {AUTO}` looks at. Leave the key "
+            "away, or set that.",
+        )
     if parsed.enable and prunes:
-        check.one_target([name for name in TARGETS if getattr(parsed, name) is not None])
+        found = [name for name in TARGETS if getattr(parsed, name) is not None]
+        check.one_target(found, needed=parsed.characters is None)
     return parsed
 
 
@@ -233,8 +260,8 @@ class _Checker:
                 )
         return dict(value)
 
-    def one_target(self, found: list[str]) -> None:
-        if len(found) == 1:
+    def one_target(self, found: list[str], needed: bool) -> None:
+        if len(found) == 1 or not (found or needed):
             return
         choice = f"exactly one of {', '.join(TARGETS)}"
         if found:
@@ -245,7 +272,8 @@ class _Checker:
         raise self.fail(
             "Prune",
             f"does not say how much to prune. Set {choice}, for example"
-            " `pruned_flops: 0.5`, or `enable: false` to leave the model as it is.",
+            " `pruned_flops: 0.5`, or `enable: false` to leave the model as it is; a recogniser "
+            "may lose `characters` alone.",
         )
 
     def boolean(self, key: str, value: object) -> bool:
@@ -499,6 +527,8 @@ _SECTION_CHECKS = {
     "pruned_flops": _Checker.amount,
     "pruned_params": _Checker.amount,
     "pruned_latency": _Checker.amount,
+    "characters": _Checker.path,
+    "characters_min_count": _Checker.positive,
     "models": _Checker.models,
     "skip": _Checker.patterns,
     "round_to": _Checker.positive,

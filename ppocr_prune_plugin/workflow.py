@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .alphabet import Alphabet
 from .criteria import Arrays, Context, Ranker
 from .decision import Decision, decide, decide_by_ratio
 from .errors import PruneError
+from .further import together
 from .graph.groups import ChannelGroup
 from .measuring import Measuring
 from .moments import ReadMoments, collect
-from .network import Network, apply_checked, make_plan
+from .network import Network, apply_checked, make_plan, plan_of
 from .plan import PruningPlan, WeightsFile, load_plan
-from .ratios.targets import MeasuredTarget, Ratio, target_of
+from .ratios.targets import FLOPS, MeasuredTarget, Ratio, target_of
 from .recovery.recovery import Recovery
 from .recovery.sharing import load_state, save_state
 from .report.build import build_report
@@ -55,7 +57,9 @@ class PruningRun:
     ``settings`` are what else losses depend on, by name, where the criterion looks at the network
     (True) or at weights alone; ``ranks``: who else works on it; ``widths`` are the channels that
     groups keep where that was decided before, on a network of the same structure: nothing is
-    analysed then; ``unpruned`` is the file of the network's weights, for the plan.
+    analysed then; ``unpruned`` is the file of the network's weights, for the plan; ``alphabet``
+    are the characters that a recogniser was left with before, and ``lost`` what went with them,
+    which the report counts as well. A section without a target cuts nothing more.
     """
 
     network: Network
@@ -72,6 +76,8 @@ class PruningRun:
     ranks: Ranks = field(default_factory=Ranks)
     widths: Mapping[str, int] | None = None
     unpruned: WeightsFile | None = None
+    alphabet: Alphabet | None = None
+    lost: PruningPlan | None = None
 
     def run(self) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` a target that is missed is only warned of.
@@ -79,6 +85,8 @@ class PruningRun:
         Raises:
             PruneError: the target cannot be reached, files do not fit, or the pruned model fails.
         """
+        if not self.section.has_target:
+            return self._without_target()
         target = target_of(self.section)
         if self.ranks.rank != 0:
             return self._as_worker(target)
@@ -128,7 +136,19 @@ class PruningRun:
             save_state(network.model, self._state_path)
 
         after = evaluation() if evaluation is not None else None
-        self._report(target, groups, decision, plan, after)
+        self._report(target.key, target.value, groups, decision, plan, after, target.counted)
+        return plan
+
+    def _without_target(self) -> PruningPlan:
+        """Say what the network is as it is; its plan has no groups."""
+        plan = plan_of(self.network, "none", [])
+        if self.ranks.rank == 0:
+            after = self.evaluation.baseline() if self.evaluation is not None else None
+            share = 0.0
+            if self.alphabet is not None:
+                share = 1 - len(self.alphabet.lines) / self.alphabet.whole
+            groups = self.network.graph.groups
+            self._report("characters", share, groups, Decision({}), plan, after)
         return plan
 
     def _as_worker(self, target: Ratio | MeasuredTarget) -> PruningPlan:
@@ -231,26 +251,32 @@ class PruningRun:
 
     def _report(
         self,
-        target: Ratio | MeasuredTarget,
+        target: str,
+        value: float | Mapping[str, float],
         groups: Sequence[ChannelGroup],
         decision: Decision,
         plan: PruningPlan,
         after: float | None,
+        counted: str = FLOPS,
     ) -> None:
         """Say what was done and write the report; ``after`` is the metric of the pruned model."""
         evaluation, network = self.evaluation, self.network
         metric = evaluation.metric if evaluation is not None else None
+        if self.lost is not None:
+            plan = together(self.lost, plan)
         self.logger.info(f"prune: {summary(plan, metric, decision.baseline, after)}")
         if decision.latency is not None:
             self.logger.info(f"prune: {latency_line(decision.latency)}")
         files = {
-            "Plan": self._plan_path,
+            "Plan": self._plan_path if self.section.has_target else None,
             "Sensitivity": decision.file.path if decision.file is not None else None,
             "Latency table": decision.latency_table,
         }
         report = build_report(
-            network.graph, groups, network.training_only, self.section, target, self.source, plan,
-            decision.file,
+            network.graph, groups, network.training_only, self.section, target, value,
+            self.source, plan, decision.file,
+            feasibility_of=counted,
+            alphabet=self.alphabet,
             feasibility=decision.feasibility,
             metric=metric, before=decision.baseline, after=after,
             images=evaluation.images if evaluation is not None else None,

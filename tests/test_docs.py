@@ -72,6 +72,9 @@ RUN_BY = [
     ("test_outside_criteria.py", "def test_the_example", [
         r"PYTHONPATH=(\.|folder) python tools/train.py",
     ]),
+    ("test_characters.py", "def test_a_recogniser_keeps", [
+        r"python tools/train.py .*Prune.characters=latin.txt Prune.dry_run=true",
+    ]),
     ("test_loading.py", "dictionary", [r"python tools/train.py -c new_alphabet.yml"]),
     ("test_tools.py", "def test_training_resumes", [r"python tools/train.py .*Global.checkpoints"]),
     ("test_tools.py", "Prune.pruned_flops", [

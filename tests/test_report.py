@@ -22,7 +22,6 @@ from ppocr_prune_plugin.plan import Change
 from ppocr_prune_plugin.ratios.costs import params_of
 from ppocr_prune_plugin.ratios.feasibility import feasibility
 from ppocr_prune_plugin.ratios.search import Search
-from ppocr_prune_plugin.ratios.targets import target_of
 from ppocr_prune_plugin.report.build import build_report
 from ppocr_prune_plugin.report.data import (
     FrozenChannels,
@@ -344,8 +343,8 @@ def test_collected_from_a_network(tmp_path: Path) -> None:
     rows = feasibility(Search({"second": file.curve("second")}, sizes, cost, 4), (0.2, 0.4, 0.8))
     plan = make_plan(network, {"second": 20}, Ranker("l1"))
     report = build_report(
-        network.graph, groups, network.training_only, section, target_of(section), "net.yml", plan,
-        file, rows,
+        network.graph, groups, network.training_only, section, "pruned_params", 0.3,
+        "net.yml", plan, file, "parameters", feasibility=rows,
         metric="acc", before=0.8, after=0.7, images=4,
     )  # fmt: skip
     assert report.layers[0].kept == 20

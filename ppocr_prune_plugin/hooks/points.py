@@ -196,12 +196,16 @@ def check_module(module: ModuleType, points: Iterable[Point]) -> list[Check]:
 
 def pruned_weights(values: Any) -> str | None:
     """The first pruned checkpoint that is named anywhere in a config or in arguments: text beside
-    whose file lies a plan; None where there is none."""
+    whose file lies a plan, or that carries a dictionary; None where there is none."""
     if isinstance(values, str):
+        from ..cut_dictionary import carried_by
         from ..plan import plan_path
 
-        usable = 0 < len(values) < 4096 and "\0" not in values
-        return values if usable and os.path.isfile(plan_path(values)) else None
+        if not 0 < len(values) < 4096 or "\0" in values:
+            return None
+        weights = Path(values.removesuffix(".pdparams") + ".pdparams")
+        pruned = os.path.isfile(plan_path(values)) or carried_by(weights) is not None
+        return values if pruned else None
     if isinstance(values, Mapping):
         values = values.values()
     elif not isinstance(values, list | tuple):

@@ -12,12 +12,13 @@ import numpy as np
 import paddle
 
 from .. import __version__
+from ..alphabet import Alphabet
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import PruningPlan
-from ..ratios.targets import MeasuredTarget, Ratio
+from ..ratios.targets import FLOPS
 from ..section import PruneSection
 from ..sensitivity.store import SensitivityFile
-from .data import FrozenChannels, Latency, Layer, Point, Report
+from .data import Characters, FrozenChannels, Latency, Layer, Point, Report
 
 
 def build_report(
@@ -25,10 +26,13 @@ def build_report(
     groups: Sequence[ChannelGroup],
     training_only: Sequence[ChannelGroup],
     section: PruneSection,
-    target: Ratio | MeasuredTarget,
+    target: str,
+    value: float | Mapping[str, float],
     source: str,
     plan: PruningPlan,
     file: SensitivityFile | None = None,
+    feasibility_of: str = FLOPS,
+    alphabet: Alphabet | None = None,
     feasibility: Sequence[tuple[float, float | None]] = (),
     metric: str | None = None,
     before: float | None = None,
@@ -47,10 +51,12 @@ def build_report(
         groups: those that could be pruned.
         training_only: those that only training uses.
         section: the section that asked for it.
-        target: how much it asked for.
+        target: the key that said how much, and ``value`` what it said.
         source: where the section is written.
         plan: what was decided.
         file: the measured curves; None where nothing was measured.
+        feasibility_of: what the target counts.
+        alphabet: the characters that a recogniser was left with.
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
             images, ``spread`` where the first would lie on other sets of as many.
@@ -61,8 +67,8 @@ def build_report(
     """
     return Report(
         criterion=plan.criterion,
-        target=target.key,
-        target_value=target.value,
+        target=target,
+        target_value=value,
         flops=plan.flops,
         params=plan.params,
         layers=tuple(_layer(group, plan, file) for group in groups),
@@ -75,7 +81,8 @@ def build_report(
         frozen=tuple(_frozen(graph, groups, training_only)),
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
-        feasibility_of=target.counted,
+        feasibility_of=feasibility_of,
+        alphabet=None if alphabet is None else _characters(alphabet),
         loss_of=loss_of,
         round_to=section.round_to,
         dry_run=section.dry_run,
@@ -90,6 +97,17 @@ def build_report(
             "NumPy": np.__version__,
             "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         },
+    )
+
+
+def _characters(alphabet: Alphabet) -> Characters:
+    lines = tuple(dict.fromkeys(alphabet.lines))
+    counts = alphabet.counts
+    return Characters(
+        len(alphabet.lines),
+        alphabet.whole,
+        alphabet.scripts,
+        tuple((line, None if counts is None else counts.get(line, 0)) for line in lines),
     )
 
 

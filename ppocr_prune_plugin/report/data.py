@@ -93,6 +93,18 @@ class FrozenChannels:
 
 
 @dataclass(frozen=True)
+class Characters:
+    """The alphabet of a recogniser that lost characters: ``kept`` of ``whole`` classes, how many
+    characters of each script, and for each character how often the labels have it (None where
+    they were not counted)."""
+
+    kept: int
+    whole: int
+    scripts: Mapping[str, int]
+    counts: tuple[tuple[str, int | None], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the report shows.
 
@@ -104,7 +116,7 @@ class Report:
     much is out of reach). ``loss_of`` is what losses are, where they are not shares of the metric:
     the unit of a distance between outputs. ``latency`` is there where it was the target.
     ``unknown`` counts the operations without a rule. ``files`` and ``versions`` are shown as they
-    are: label → path, name → version.
+    are: label → path, name → version. ``alphabet`` is there where a recogniser lost characters.
     """
 
     criterion: str
@@ -131,6 +143,7 @@ class Report:
     created: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    alphabet: Characters | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON types; what is not a finite number becomes null."""
@@ -181,8 +194,16 @@ def _read(content: Mapping[str, Any]) -> Report:
             "latency": None if latency is None else Latency(**latency),
             "frozen": tuple(FrozenChannels(**item) for item in plain["frozen"]),
             "feasibility": tuple((share, loss) for share, loss in plain["feasibility"]),
+            "alphabet": _alphabet(plain.get("alphabet")),
         }
     )
+
+
+def _alphabet(item: Mapping[str, Any] | None) -> Characters | None:
+    if item is None:
+        return None
+    counts = tuple((character, count) for character, count in item["counts"])
+    return Characters(**{**item, "counts": counts})
 
 
 def _layer(item: Mapping[str, Any]) -> Layer:
@@ -248,7 +269,19 @@ _SCHEMA = record(
         "files": mapping(text),
         "versions": mapping(text),
     },
-    {"loss_of": text},
+    {
+        "loss_of": text,
+        "alphabet": maybe(
+            record(
+                {
+                    "kept": whole(1),
+                    "whole": whole(1),
+                    "scripts": mapping(whole(1)),
+                    "counts": listed(row(text, maybe(whole(0)))),
+                }
+            )
+        ),
+    },
 )
 
 

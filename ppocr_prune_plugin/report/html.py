@@ -16,7 +16,7 @@ import numpy as np
 from .. import documents
 from ..files import write_atomically
 from ..plan import Change
-from .data import Latency, Layer, Report
+from .data import Characters, Latency, Layer, Report
 from .lines import human
 from .script import POLICY, SCRIPT
 from .style import CSS
@@ -48,6 +48,7 @@ def render(report: Report) -> str:
     title = "Pruning report"
     parts = [
         _header(report),
+        _alphabet(report.alphabet),
         _feasibility(report),
         _channels(report),
         _curves(report),
@@ -140,6 +141,31 @@ def _metric_tile(metric: str, before: float, report: Report) -> str:
         f"<div>right after pruning; {before:.4f} before</div>"
         f'<div class="meter"><i style="width:{left:.1%}"></i></div>{noise}</div>'
     )
+
+
+def _alphabet(found: Characters | None) -> str:
+    """What a recogniser can write, and how often the labels have it."""
+    if found is None:
+        return ""
+    scripts = ", ".join(f"{count} {escape(name)}" for name, count in found.scripts.items())
+    labelled = [(c, n) for c, n in found.counts if n]
+    labelled.sort(key=lambda pair: -pair[1])
+    cells = " ".join(f"<code>{_shown(c)}</code>&nbsp;{n}" for c, n in labelled)
+    others = " ".join(f"<code>{_shown(c)}</code>" for c, n in found.counts if n == 0)
+    body = f"<p>{found.kept} of {found.whole} characters stay: {scripts}.</p>"
+    if labelled:
+        body += f"<p>In the labels, with how often each occurs: {cells}</p>"
+    if others:
+        body += f"<p>Kept although no label has them: {others}</p>"
+    if any(n is None for _, n in found.counts):
+        body += '<p class="muted">The labels were not counted.</p>'
+    return f"<section><h2>Alphabet</h2>{body}</section>"
+
+
+def _shown(character: str) -> str:
+    """A character that prints; others by their numbers."""
+    plain = character.strip() and character.isprintable()
+    return escape(character) if plain else " ".join(f"U+{ord(c):04X}" for c in character)
 
 
 def _feasibility(report: Report) -> str:

@@ -63,8 +63,9 @@ def summary(
         return f"{name} {old} -> {new} ({-value.pruned:+.1%})"
 
     parts = [change("FLOPs (MACs)", plan.flops), change("params", plan.params)]
-    if metric is not None and before is not None and after is not None:
-        parts.append(f"{metric} {before:.4f} -> {after:.4f} right after pruning")
+    if metric is not None and after is not None:
+        change_of = f"{before:.4f} -> " if before is not None else ""
+        parts.append(f"{metric} {change_of}{after:.4f} right after pruning")
     return ", ".join(parts)
 
 

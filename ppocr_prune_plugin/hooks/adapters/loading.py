@@ -14,7 +14,7 @@ import enum
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ from paddle.nn.layer.conv import _ConvNd
 from paddle.nn.layer.rnn import RNNBase
 
 from ...checkpoint import infer_kept_channels
+from ...cut_dictionary import KEY as DICTIONARY
 from ...errors import PruneError
 from ...network import plan_of
 from ...plan import GroupPlan, PruningPlan, load_plan, plan_path
 from ...rebuilding import placed, rebuild, structure_fits
 from ...report.lines import summary
+from .classes import Cuts, cut_beside, cut_weights, cuts_for
+from .dictionaries import SETTING, in_use
 from .modes import full_precision
 from .networks import Networks
-from .state import add_loaded, set_file, set_plan
+from .state import add_loaded, set_file, set_of_pruned, set_plan
 from .state import plan_of as plan_of_model
 from .sub_models import SubModel, own_plan
 
@@ -62,6 +65,8 @@ class Loading:
     logger: logging.Logger
     done: bool = field(init=False, default=False)
     _networks: Networks = field(init=False, default_factory=Networks)
+    _cuts: dict[str, Any] = field(init=False, default_factory=dict)
+    _carries: bool = field(init=False, default=False)
 
     def read(self, path: Path, content: Any) -> None:
         """Rebuild the networks for a weights file that was read, and is loaded next.
@@ -76,6 +81,7 @@ class Loading:
         self.done = True
         for part in self.parts:
             set_file(part.model, path)
+        self._cut_characters(path, content)
         shapes = _shapes(content)
         beside = plan_path(path)
         plan = load_plan(beside) if beside.exists() else None
@@ -96,6 +102,32 @@ class Loading:
                 self._without_plan(part, path, _own(shapes, part))
         for part in self.parts:
             add_loaded(part.model, _own(shapes, part))
+
+    def read_beside(self, model: paddle.nn.Layer, content: Any) -> None:
+        """What a checkpoint has beside its weights, an optimizer's state or an average, was read,
+        and is loaded next into what belongs to the whole model: cut it as the weights were."""
+        cut_beside(content, model, self._cuts)
+
+    def _cut_characters(self, path: Path, content: Any) -> None:
+        """Take the characters out of weights that the networks were built without."""
+        if not isinstance(content, dict):
+            return
+        self._carries = content.pop(DICTIONARY, None) is not None
+        used = in_use()
+        if used is None:
+            return
+        for part in self.parts:
+            if self._carries:  # of a recogniser that lost characters, whatever a plan says
+                set_of_pruned(part.model)
+            cuts: Cuts = cuts_for(part, _shapes(content), path, used, self.key)
+            cut_weights(content, cuts)
+            self._cuts.update(cuts)
+            if cuts:
+                what = f"{part.name} of {path}" if part.name else str(path)
+                self.logger.info(
+                    f"prune: {what}: {len(cuts)} parameters cut to {len(used.dictionary.lines)} "
+                    f"characters, {', '.join(sorted(cuts))}"
+                )
 
     def _by_plan(
         self, plan: PruningPlan, beside: Path, path: Path, shapes: Shapes, left: Sequence[SubModel]
@@ -130,15 +162,24 @@ class Loading:
 
     def _rebuild(self, part: SubModel, plan: PruningPlan, path: Path, found: Shapes) -> bool:
         """Give a network the structure of weights; False where these are not pruned."""
+        dictionary = plan.dictionary
         with full_precision(part.model):
             others = rebuild(part.model, plan.structures[""], found)
         if others is None:
             return False
+        if in_use() is None:  # with another dictionary it is another recogniser
+            plan = replace(plan, dictionary=None)
         set_plan(part.model, plan)
         what = f"{part.name} of {path}" if part.name else str(path)
         self.logger.info(
             f"prune: rebuilt the pruned network of {what}: {summary(plan, None, None, None)}"
         )
+        if others and dictionary is not None and not self._carries:
+            raise PruneError(
+                f"is of a recogniser with {len(dictionary.lines)} characters, and {what} "
+                f"does not carry them (another program has saved it): name them in {SETTING}, as "
+                "the dict.txt that was written when it was pruned"
+            )
         if others:
             self.logger.warning(
                 f"prune: {what} is of other sizes where pruning touches nothing, as with another "

@@ -31,12 +31,14 @@ def set_plan(model: paddle.nn.Layer, plan: PruningPlan) -> None:
 
 
 def is_of_pruned(model: paddle.nn.Layer) -> bool:
-    """Whether the network, or another one of the same distillation model, was pruned."""
+    """Whether the network lost channels or characters, or another one of the same distillation
+    model did."""
     return plan_of(model) is not None or _BESIDE in inner(model).__dict__
 
 
 def set_of_pruned(model: paddle.nn.Layer) -> None:
-    """Remember that another network of the same model was pruned."""
+    """Remember that another network of the same model was pruned, or that this one's weights say
+    that it lost characters."""
     inner(model).__dict__[_BESIDE] = True
 
 

@@ -206,9 +206,16 @@ def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:
     criteria = dict.fromkeys(plan.criterion for plan in plans.values())
     structures = {name: plan.structures[""] for name, plan in plans.items()}
     unpruned = {name: plan.unpruned[""] for name, plan in plans.items() if plan.unpruned}
-    progress = next(iter(plans.values())).progress
+    first = next(iter(plans.values()))
     return PruningPlan(
-        ", ".join(criteria), groups, total("flops"), total("params"), structures, unpruned, progress
+        ", ".join(criteria),
+        groups,
+        total("flops"),
+        total("params"),
+        structures,
+        unpruned,
+        first.progress,
+        first.dictionary,
     )
 
 
@@ -235,6 +242,7 @@ def own_plan(plan: PruningPlan, name: str) -> PruningPlan:
         {"": structure},
         unpruned,
         plan.progress,
+        plan.dictionary,
     )
 
 

@@ -17,6 +17,8 @@ from ...graph.channels import ChannelGroup
 from ...graph.live import tensors_of
 from ...network import Network
 from ...plan import WeightsFile
+from .classes import Cuts, class_axes, cut_shapes, cut_weights, cuts_for
+from .dictionaries import in_use
 from .networks import Networks
 from .state import file_of, loaded
 from .sub_models import SubModel
@@ -42,7 +44,15 @@ def require_trained(part: SubModel, network: Network, source: str) -> None:
             f"{source}: {KEY}: the weights of {part.name or 'the model'} are from no file: random "
             f"ones teach nothing. Set Global.pretrained_model. {_WITHOUT}."
         )
-    _require_whole(path, part, network, read_shapes(path))
+    _require_whole(path, part, network, _shapes_for(part, path)[0])
+
+
+def _shapes_for(part: SubModel, path: Path) -> tuple[Mapping[str, tuple[int, ...]], Cuts]:
+    """Shapes of weights as the network takes them, and what is cut of them for that; refuses a file
+    with code in it."""
+    shapes, used = read_shapes(path), in_use()
+    cuts = {} if used is None else cuts_for(part, shapes, path, used, KEY)
+    return cut_shapes(shapes, cuts), cuts
 
 
 def require_loaded(
@@ -70,6 +80,19 @@ def require_loaded(
     )
 
 
+def require_classes(part: SubModel, network: Network, source: str) -> None:
+    """Raise :class:`PruneError` where characters are to be taken out of weights that have no
+    classes, so that these are random."""
+    path = file_of(part.model)
+    missing = sorted((network.deployed - loaded(part.model)).intersection(class_axes(part)))
+    if path is not None and missing:
+        raise PruneError(
+            f"{source}: Prune.characters: {path} has no {missing[0]}, so that there is no class of "
+            "any character to keep. Name weights that were trained as a whole; for others name the "
+            "characters as Global.character_dict_path."
+        )
+
+
 def rebuilt(
     part: SubModel, stated: WeightsFile | None, others: Sequence[str], networks: Networks
 ) -> Network:
@@ -92,7 +115,7 @@ def rebuilt(
             f"were, so the teacher cannot be found again. {_WITHOUT}."
         )
     path = _found(stated, others)
-    shapes = read_shapes(path)  # refuses a file with code in it
+    shapes, cuts = _shapes_for(part, path)
     architecture = copy.deepcopy(dict(part.config["Architecture"]))
     architecture.pop("freeze_params", None)
     leave_weights_out(architecture)
@@ -103,6 +126,7 @@ def rebuilt(
     _require_whole(path, part, network, shapes)
     prefix = _prefix(part, shapes)
     content = paddle.load(str(path))
+    cut_weights(content, cuts)
     for name, tensor in tensors_of(model).items():
         value = content.get(prefix + name)
         if value is not None and shapes.get(prefix + name) == tuple(tensor.shape):

@@ -20,6 +20,7 @@ from typing import Any
 from ...errors import PruneError, exit_on_error
 from ...section import PruneSection, parse_section
 from .. import finder
+from ..adapters.dictionaries import settle
 from ..adapters.sub_models import check_models
 from ..points import TABLE, pruned_weights, require_fitting
 from ..request import warn_of_near_names
@@ -39,6 +40,7 @@ class _State:
     involved: bool | None = None  # None until merge_config was called
     config_path: str | None = None
     config: Mapping[str, Any] | None = None  # as the tool has it, once merged
+    preprocessing: bool = False  # the tool is still at it, and writes the config as it stands
     section: PruneSection | None = None  # of that
     options: list[str] = field(default_factory=list)  # keys of -o that are ours
 
@@ -151,7 +153,13 @@ def _wrap_preprocess(original: Any) -> Any:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         _state.training = bool(call.arguments.get("is_train"))
-        return original(*args, **kwargs)
+        _state.preprocessing = True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            _state.preprocessing = False
+        _settle_dictionary(result[0])
+        return result
 
     return preprocess
 
@@ -168,21 +176,33 @@ def _wrap_merge_config(original: Any, tree: Path) -> Any:
         _state.section = _parse(merged, section_source(), _state.training)
         _state.config = merged
         _check(merged, _state.section, tree)
+        if not _state.preprocessing:
+            _settle_dictionary(merged)
         return merged
 
     return merge_config
+
+
+@exit_on_error
+def _settle_dictionary(config: dict[str, Any]) -> None:
+    """Name the dictionary of a recogniser that lost characters, or will."""
+    if not _state.involved:
+        return
+    from ppocr.utils.logging import get_logger
+
+    settle(config, _state.section, _state.training, section_source(), prune_plan_file, get_logger())
 
 
 def _check(config: Any, section: PruneSection | None, tree: Path) -> None:
     """Everything that can be wrong before any work is done."""
     warn_of_near_names(config, _state.config_path or "the config")
     weights = pruned_weights([config.get(key) for key in ("Global", "Architecture")])
-    _state.involved = section is not None or weights is not None
+    _state.involved = not (section is weights is prune_plan_file is None)
     if section is not None:
         if isinstance(config.get("Architecture"), Mapping):
             check_models(section, config, section_source())
         require_fitting(tree)
-    elif weights is not None:
+    elif _state.involved:
         require_fitting(tree, [point for point in TABLE if point.loading])
     if _state.involved and finder.failures:
         raise PruneError(finder.describe_failures()) from finder.failures[-1][1]

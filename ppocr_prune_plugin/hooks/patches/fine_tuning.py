@@ -106,7 +106,7 @@ class FineTuning:
     def look(self) -> None:
         """Before the cut: warn where the config trains towards something else than the networks
         were trained for, or so fast that they forget it."""
-        if paddle.distributed.get_rank() != 0:
+        if paddle.distributed.get_rank() != 0 or not self._section.has_target:
             return
         logger, config = self._arguments["logger"], self._arguments["config"]
         target = shrink_ratio.target_of(config, shrink_ratio.grows_in(tree_in_use()))
@@ -124,8 +124,11 @@ class FineTuning:
         """After the cut: set up what goes on during the training.
 
         Args:
-            plans: those of the networks, by name.
+            plans: those of the networks, by name. Where they cut no channels, what is left has
+                lost nothing that training would have to give back.
         """
+        if not any(plan.groups for plan in plans.values()):
+            return
         self._freeze_norms()
         self._teach(plans)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ...files import replacing
 from ...further import removes, section_for, together, widths_by_ratio
 from ...gradients import Array, batch_gradients
 from ...holders import Holders, renew_reducer
-from ...network import Network
+from ...network import Network, plan_of_characters
 from ...plan import Progress, PruningPlan, plan_path
 from ...report.lines import summary
 from ...section import PruneSection
@@ -26,19 +27,21 @@ from ...sensitivity.ranks import Ranks
 from ...workflow import PruningRun
 from ..adapters.calibration_batches import calibration_batches, few_images, first_images
 from ..adapters.calls import training_forward
+from ..adapters.classes import before_cut
+from ..adapters.dictionaries import in_use, write_dictionary
 from ..adapters.evaluation import PaddleOCREvaluation
 from ..adapters.launch import gather
 from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
 from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.stages import begun, is_due, train_until
-from ..adapters.state import inner, plan_of, set_plan
+from ..adapters.state import file_of, inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
-from ..adapters.unpruned import require_loaded, weights_file
+from ..adapters.unpruned import require_classes, require_loaded, weights_file
 from ..release import release_of
 from . import config as config_hook
 from .fine_tuning import FineTuning
-from .weights import remember_sub_models
+from .weights import remember_sub_models, with_dictionary
 
 PLAN_FILE = "plan.prune.json"
 # The checkpoint of a dry run, beside it.
@@ -148,19 +151,27 @@ def _prune(
         else:
             tuning.keep_unpruned(networks)
             tuning.look()
-        cuts, masks = _prune_families(module, found, arguments, own_folder, networks, step)
+        begins = {part.name: _beginning(part, networks.of(part)) for part in chosen}
+        cuts, masks = _prune_families(module, found, arguments, own_folder, networks, begins, step)
     plans = {
-        name: replace(together(before.get(name), cut), progress=step if step.steps > 1 else None)
+        name: replace(together(begins[name], cut), progress=step if step.steps > 1 else None)
         for name, cut in cuts.items()
     }
     whole = combined(plans)
     assert whole is not None
     if plans != cuts or len(chosen) > 1 or chosen[0].name:
         whole.save(folder / PLAN_FILE)
+    if before or chosen[0].name:
         what = ", ".join(plans) + " together" if chosen[0].name else "against the unpruned network"
         logger.info(f"prune: {what}: {summary(whole, None, None, None)}")
     for part in chosen:
         set_plan(part.model, plans[part.name])
+    dictionary = write_dictionary(config, folder)
+    if dictionary is not None:
+        logger.info(
+            f"prune: the characters that are left are in {dictionary}, for tools that take a "
+            "dictionary (tools/infer/predict_rec.py --rec_char_dict_path); weights carry them"
+        )
     remember_sub_models(model, sub_models_of(config, model))
     if section.dry_run:
         weights = _save_untrained(inner(model), whole, folder)
@@ -188,8 +199,24 @@ def _save_untrained(model: paddle.nn.Layer, plan: PruningPlan, folder: Path) -> 
         # Before the weights: a run that is killed in between leaves no pruned ones without a plan.
         plan.save(plan_path(path))
         with replacing(Path(f"{path}.pdparams")) as file:
-            paddle.save(model.state_dict(), file.name)
+            paddle.save(with_dictionary(model.state_dict()), file.name)
     return path
+
+
+def _beginning(part: SubModel, network: Network) -> PruningPlan | None:
+    """What a network has lost before its channels are pruned: in earlier cuts, and the characters
+    that it was loaded without."""
+    before, used = plan_of(part.model), in_use()
+    if used is None or used.alphabet is None:
+        return before
+    if before is not None and before.dictionary == used.dictionary:
+        return before
+    lengths = before_cut(part, file_of(part.model), used)
+    own = plan_of_characters(network, lengths, used.dictionary)
+    unpruned = weights_file(part.model) if before is None else None
+    if unpruned is not None:
+        own = replace(own, unpruned={"": unpruned})
+    return together(before, own)
 
 
 def _prune_families(
@@ -198,10 +225,11 @@ def _prune_families(
     arguments: Mapping[str, Any],
     folder: Path,
     networks: Networks,
+    begins: Mapping[str, PruningPlan | None],
     step: Progress,
 ) -> tuple[dict[str, PruningPlan], surgery.Masks]:
     """Prune every network of every family: what was cut of it now, by name, and what stays of the
-    whole model."""
+    whole model. ``begins``: what it had lost before."""
     plans: dict[str, PruningPlan] = {}
     masks: surgery.Masks = {}
     for family in found:
@@ -209,9 +237,11 @@ def _prune_families(
         for part in family.members:
             network = networks.of(part)
             if widths is None:
-                section, widths = _for_step(family.section, part, network, step)
+                section, widths = _for_step(
+                    family.section, part, network, begins[part.name], step, arguments["logger"]
+                )
             plans[part.name] = _prune_part(
-                module, section, part, network, arguments, folder, widths
+                module, section, part, network, arguments, folder, begins[part.name], widths
             )
             widths = plans[part.name].kept_channels()
             for name, axes in surgery.kept_masks(network.graph, plans[part.name].groups).items():
@@ -220,18 +250,32 @@ def _prune_families(
 
 
 def _for_step(
-    section: PruneSection, part: SubModel, network: Network, step: Progress
+    section: PruneSection,
+    part: SubModel,
+    network: Network,
+    before: PruningPlan | None,
+    step: Progress,
+    logger: logging.Logger,
 ) -> tuple[PruneSection, Mapping[str, int] | None]:
     """The section as it reads for the network in hand, and widths where they follow from it without
-    measuring.
+    measuring. It has no target left where losing characters is all that is asked for, or enough.
 
     Raises:
         PruneError: the network is as small already.
     """
-    before, source = plan_of(part.model), config_hook.section_source()
+    source = config_hook.section_source()
+    loses_characters = before is not plan_of(part.model)
+    if not section.has_target:
+        if loses_characters:
+            return section, None
+        raise PruneError(
+            f"{source}: Prune.characters are the characters that {part.name or 'the model'} was "
+            "left with already, so that nothing is pruned. Keep fewer; to fine-tune it as it is, "
+            "set Prune.enable=false."
+        )
     key, value = section.target
     own = section_for(section, before, step.step, step.steps)
-    if section.ratio is not None and (before is not None or step.steps > 1):
+    if section.ratio is not None and (before is not None and before.groups or step.steps > 1):
         groups = network.prunable(section, source)
         widths = widths_by_ratio(section, groups, before, step.step, step.steps)
         if removes(widths, groups):
@@ -239,6 +283,13 @@ def _for_step(
         own = None
     if own is None:
         assert before is not None
+        if loses_characters:
+            logger.info(
+                f"prune: with the characters {part.name or 'the model'} loses "
+                f"{before.flops.pruned:.1%} of the FLOPs (MACs) and {before.params.pruned:.1%} of "
+                f"the parameters, as much as Prune.{key}: {value} asks for: all channels stay"
+            )
+            return section.without_target(), None
         raise PruneError(
             f"{source}: Prune.{key} is {value}, which counts from the unpruned network, and of "
             f"{part.name or 'the model'} {before.flops.pruned:.1%} of the FLOPs (MACs) and "
@@ -261,9 +312,12 @@ def _prune_part(
     network: Network,
     whole: Mapping[str, Any],
     folder: Path,
+    begins: PruningPlan | None,
     widths: Mapping[str, int] | None,
 ) -> PruningPlan:
-    """Prune one network of the model, as far as ``widths`` says or as the section asks for."""
+    """Prune one network of the model, as far as ``widths`` says or as the section asks for;
+    ``begins``: what it had lost before."""
+    used = in_use()
     arguments, logger = arguments_of(part, whole), whole["logger"]
     source = config_hook.section_source()
     if part.name:
@@ -278,7 +332,8 @@ def _prune_part(
         else None
     )
     try:
-        batches = calibration_batches(whole, _for_recovery(section, whole), batches_folder, ranks)
+        count = _for_recovery(section, whole) if section.has_target else 0
+        batches = calibration_batches(whole, count, batches_folder, ranks) if count else []
 
         def settings(looks: bool) -> dict[str, str]:
             found = measured_settings(arguments["config"], _versions(module), batches)
@@ -312,6 +367,8 @@ def _prune_part(
             ranks,
             widths,
             weights_file(part.model),
+            None if used is None else used.alphabet,
+            begins if begins is not plan_of(part.model) else None,
         ).run()
     finally:
         ranks.close()
@@ -407,4 +464,8 @@ def _require_loaded(found: Sequence[Family], networks: Networks, source: str) ->
     for family in found:
         for part in family.members:
             network = networks.of(part)
-            require_loaded(part, network, network.prunable(family.section, source), source)
+            if family.section.has_target:
+                require_loaded(part, network, network.prunable(family.section, source), source)
+            used = in_use()
+            if used is not None and used.alphabet is not None:
+                require_classes(part, network, source)

@@ -18,10 +18,12 @@ from typing import Any
 
 import paddle
 
+from ...cut_dictionary import KEY as DICTIONARY
 from ...errors import PruneError, exit_on_error
 from ...network import apply_checked, plan_of
 from ...plan import load_plan, plan_path
 from ...report.lines import summary
+from ..adapters.dictionaries import in_use
 from ..adapters.loading import Loading, Purpose
 from ..adapters.networks import Networks
 from ..adapters.state import plan_of as plan_of_model
@@ -53,21 +55,35 @@ def patch(module: ModuleType) -> None:
         )
 
 
+# What a checkpoint has beside its weights with an array for each parameter.
+_BESIDE = (".pdopt", ".pdema")
+
+
 class _Reader:
-    """Stands in for the name ``paddle`` in ``ppocr.utils.save_load``, and tells what is loaded."""
+    """Stands in for the name ``paddle`` in ``ppocr.utils.save_load``: tells what is loaded, and
+    gives weights that are saved the dictionary of the recogniser."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
         self._loading: Loading | None = None
+        self._model: Any = None  # the whole, which that is loaded into
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
 
     def load(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         content = self._original.load(path, *args, **kwargs)
-        if self._loading is not None and str(path).endswith(".pdparams"):
-            self._loading.read(Path(str(path)), content)
+        if self._loading is not None:
+            if str(path).endswith(".pdparams"):
+                self._loading.read(Path(str(path)), content)
+            elif str(path).endswith(_BESIDE):
+                self._loading.read_beside(self._model, content)
         return content
+
+    def save(self, content: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).endswith(".pdparams"):
+            content = with_dictionary(content)
+        return self._original.save(content, path, *args, **kwargs)
 
     @property
     def busy(self) -> bool:
@@ -75,13 +91,21 @@ class _Reader:
         return self._loading is not None
 
     @contextmanager
-    def watching(self, loading: Loading) -> Iterator[None]:
-        """In this block weights that are read are shown to ``loading``."""
-        self._loading = loading
+    def watching(self, loading: Loading, model: paddle.nn.Layer) -> Iterator[None]:
+        """In this block what is read for a model is shown to ``loading``."""
+        self._loading, self._model = loading, model
         try:
             yield
         finally:
-            self._loading = None
+            self._loading = self._model = None
+
+
+def with_dictionary(content: Any) -> Any:
+    """A state dict with the characters of the recogniser, where it lost some."""
+    used = in_use()
+    if used is None or not isinstance(content, Mapping):
+        return content
+    return {**content, DICTIONARY: paddle.to_tensor(used.dictionary.as_array())}
 
 
 def _wrap_load(original: Any, module: ModuleType, reader: _Reader) -> Any:
@@ -96,7 +120,7 @@ def _wrap_load(original: Any, module: ModuleType, reader: _Reader) -> Any:
         key, file = _weights_file(config, call.get("model_type", "det"))
         purpose = _purpose(config, call.get("optimizer") is not None)
         loading = Loading(parts, key, purpose, logger)
-        with reader.watching(loading):
+        with reader.watching(loading, model):
             result = original(*args, **kwargs)
         if file is not None:
             _require_read(loading, file)
@@ -160,7 +184,7 @@ def _wrap_pretrained(original: Any, module: ModuleType, reader: _Reader) -> Any:
         part = SubModel("", model, config if name is None else sub_model_config(config, name))
         key = f"Architecture.Models.{name}.pretrained" if name is not None else str(stated)
         loading = Loading([part], key, _purpose(config, optimized=False), module.get_logger())
-        with reader.watching(loading):
+        with reader.watching(loading, model):
             result = original(*args, **kwargs)
         _require_read(loading, Path(str(stated).removesuffix(".pdparams") + ".pdparams"))
         return result
@@ -210,7 +234,7 @@ def _apply_plan_file(
         )
     networks = Networks()
     for part in parts:
-        if not own[part.name]:
+        if not own[part.name] and plan.dictionary is None:
             continue
         network = networks.of(part)
         try:
