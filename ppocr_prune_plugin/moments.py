@@ -299,18 +299,22 @@ class _Watch:
         for (name, x), reaction in zip(self._read, reactions, strict=True):
             layer = self._layers[name]
             rows = _rows(layer, x)
-            weights = np.ones(rows.shape[:2])
+            weights, means, alike = np.ones(rows.shape[:2]), rows[:, 0], 0.0
             if reaction is not None:
                 found = np.square(_rows(layer, reaction), dtype=np.float64).sum(axis=-1)
                 found = np.where(np.isfinite(found), found, 0.0)
                 mean = float(found.mean()) or 1.0
                 weights = _EQUAL + (1 - _EQUAL) * np.minimum(found / mean, _LARGEST)
                 self._add_reaction(name, reaction)
-            for row, weight in zip(rows, weights, strict=True):
+                means, alike = _together(layer, x, reaction, rows.shape[1])
+            for image, (row, weight) in enumerate(zip(rows, weights, strict=True)):
                 for reader in self._readers[name]:
                     moments = self._of(reader.weight, row.shape[-1])
                     if moments is not None:
                         moments.add(self._images[name] % 2, row, weight)
+                        if alike:
+                            one = np.full(1, alike)
+                            moments.add(self._images[name] % 2, means[image][None], one)
                 self._images[name] += 1
         self._read.clear()
         self._made.clear()
@@ -403,6 +407,24 @@ def _projected(output: paddle.Tensor, number: int) -> paddle.Tensor:
 def _reads_last(layer: paddle.nn.Layer) -> bool:
     """Whether a layer's channels lie along the last axis of what it reads, not the second."""
     return isinstance(layer, paddle.nn.Linear | RNNBase)
+
+
+def _together(
+    layer: paddle.nn.Layer, x: paddle.Tensor, reaction: paddle.Tensor, positions: int
+) -> tuple[Array, float]:
+    """The mean of what a layer reads over all positions of an image, ``[images, channels]``, and
+    how much it counts beside ``positions`` rows of a mean weight of 1: as much as the products of
+    the reactions at different positions, which are nothing where they do not depend on each other.
+    """
+    axes = list(range(1, x.ndim - 1)) if _reads_last(layer) else list(range(2, x.ndim))
+    gradient = reaction.astype("float64")
+    squares = float(gradient.square().sum())
+    together = float(gradient.sum(axes).square().sum()) if axes else squares
+    places = int(np.prod([x.shape[axis] for axis in axes]))
+    excess = (together - squares) / squares if squares else 0.0
+    weight = (1 - _EQUAL) * positions * excess if np.isfinite(excess) else 0.0
+    means = x.astype("float32").mean(axes) if places > 1 else x.astype("float32")
+    return means.numpy().reshape(len(x), -1), max(weight, 0.0)
 
 
 def _rows(layer: paddle.nn.Layer, x: paddle.Tensor) -> Array:

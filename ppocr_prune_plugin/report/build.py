@@ -33,6 +33,7 @@ def build_report(
     metric: str | None = None,
     before: float | None = None,
     after: float | None = None,
+    beside: Mapping[str, tuple[float | None, float]] | None = None,
     images: int | None = None,
     spread: tuple[float, float] | None = None,
     latency: Latency | None = None,
@@ -53,7 +54,8 @@ def build_report(
         file: the measured curves; None where nothing was measured.
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
-            images, ``spread`` where the first would lie on other sets of as many.
+            images, ``spread`` where the first would lie on other sets of as many, ``beside`` what
+            else was counted then, by name: before (None: not known) and after.
         latency: where it was the target.
         loss_of: what losses are, where they are not shares of the metric.
         files: label → path, to be listed.
@@ -69,6 +71,7 @@ def build_report(
         metric=metric,
         before=before,
         after=after,
+        beside=dict(beside or {}),
         images=images,
         spread=spread,
         latency=latency,
