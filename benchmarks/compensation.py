@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="images of pages")
     parser.add_argument("--lines", type=Path, required=True, help="images of lines")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--images", type=int, default=16, help="for moments, and as many others")
+    parser.add_argument("--images", type=int, default=32, help="for moments, and as many others")
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--criterion", default="l1")
     args = parser.parse_args()

@@ -146,5 +146,5 @@ def test_whole_demo_in_small(
 
     capsys.readouterr()
     second = run_demo(tmp_path, settings)
-    assert capsys.readouterr().out.count("done before") == 9
+    assert capsys.readouterr().out.count("done before") == 10
     assert second.splitlines()[:-1] == first.splitlines()[:-1]
