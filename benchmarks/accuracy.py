@@ -135,6 +135,8 @@ class Bench:
         self._folder = model.folder / f"draw{draw}"
         self._groups = self._network.prunable(PruneSection(ratio=0.0), "benchmark")
         self._logger = logging.getLogger("benchmark")
+        self._looked = 0.0  # seconds that taking the moments took
+        self._chose: dict[str, tuple[float, float]] = {}
 
     @functools.cached_property
     def _batches(self) -> list[Any]:
@@ -157,7 +159,10 @@ class Bench:
 
     @functools.cached_property
     def _moments(self) -> ReadMoments:
-        return collect(self._model.live, self._network.graph, self._shown)
+        shown, begin = self._shown, time.perf_counter()
+        found = collect(self._model.live, self._network.graph, shown)
+        self._looked = time.perf_counter() - begin
+        return found
 
     @functools.cached_property
     def _ranker(self) -> Ranker:
@@ -191,9 +196,18 @@ class Bench:
         """What a cell prunes; chosen once, then read."""
         path = self._folder / f"{cell.plan}.prune.json"
         if not path.exists():
+            begin, busy = time.perf_counter(), time.process_time()
             widths = self._uniform if cell.choice == "uniform" else self._by_sensitivity
             make_plan(self._network, widths(cell.share), self._ranker).save(path)
+            taken = time.perf_counter() - begin, time.process_time() - busy
+            self._chose[cell.plan] = taken
         return load_plan(path)
+
+    def _chosen(self, cell: Cell) -> dict[str, float]:
+        """Seconds that choosing the widths took, with what had to be measured for it: on the clock,
+        and of all cores together. Nothing where that was done before."""
+        taken = self._chose.get(cell.plan, ())
+        return dict(zip(("chosen in", "chosen in, of cores"), taken, strict=False))
 
     def _uniform(self, share: float) -> dict[str, int]:
         """The same ratio for every layer, found by bisection; not rounded, to get near enough."""
@@ -250,6 +264,8 @@ class Bench:
             "distance": recovered.distance,
             "norms": recovered.norms,
             "cured in": round(cured, 1),
+            "looked in": round(self._looked, 1),
+            **self._chosen(cell),
         }
 
     def trained(
@@ -340,7 +356,7 @@ def main() -> int:
             if args.only == "time":
                 _time(bench, [cell for cell in cells if cell.share], results)
                 continue
-            judge = model.judge(args.val_images)
+            judge = model.judge(args.val_images, args.read)
             for cell in cells:
                 measure = (
                     functools.partial(bench.untrained, cell, judge)
@@ -389,6 +405,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--draws", nargs="+", type=int, default=[0], help="of calibration images")
     parser.add_argument("--images", type=int, default=32, help="for calibration")
     parser.add_argument("--val-images", type=int, help="to judge on (default: all)")
+    parser.add_argument(
+        "--read", type=int, default=0, help="of these: to read in a detector's boxes"
+    )
     parser.add_argument("--side", type=int, default=960, help="long side of det images, pixels")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--only", choices=("cells", "time", "page"), default="cells")

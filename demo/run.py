@@ -212,12 +212,10 @@ class _Demo:
         )
         costs = json.loads(plan.read_text(encoding="utf-8"))
         rows = [
-            ("hmean", f"{before['hmean']:.4f}", f"{after['hmean']:.4f}"),
-            *(
-                (name, *(f"{figures[name]:.4f}" for figures in read["fits"]))
-                for name in (HMEAN, OVERLAP)
-            ),
-            (f"lines read right, of {read['lines']}", *map(str, read["right"])),
+            _shares("hmean", before, after),
+            _shares(HMEAN, *read["fits"]),
+            _shares(OVERLAP, *read["fits"]),
+            (f"lines read right, of {read['lines']}", str(read["right"][0]), str(read["right"][1])),
             _cost_row("FLOPs (G)", costs["flops"], 1e9),
             _cost_row("parameters (M)", costs["params"], 1e6),
             _row("exported files (MB)", [file_size(folder) / 1e6 for folder in folders]),
@@ -339,6 +337,10 @@ def _render_set(data: Path, settings: Settings, afresh: bool = False) -> list[Pa
     if afresh or not (data / "val.txt").is_file():
         render(data, settings.train_images, settings.val_images, settings.seed)
     return sorted((data / "train").glob("*.jpg"))
+
+
+def _shares(name: str, before: dict[str, float], after: dict[str, float]) -> tuple[str, str, str]:
+    return name, f"{before[name]:.4f}", f"{after[name]:.4f}"
 
 
 def _cost_row(name: str, cost: dict[str, float], unit: float) -> tuple[str, str, str]:
