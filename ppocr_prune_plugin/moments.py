@@ -5,6 +5,11 @@ labels are not needed. Positions count by how much the network's outputs react t
 there: a page is mostly empty, and what a layer gives for paper matters little where the map of text
 is zero all the same. The reaction is the square of the gradient of a random projection of the
 outputs (Hutchinson's estimate of the diagonal of ``J^T J``), one backward pass for each batch.
+
+Errors at many positions of one image that have the same sign add up wherever something averages
+over positions, as squeeze-and-excitation does, however small each of them is. So the mean over the
+positions of an image counts by itself, as much as the reactions at different positions agree:
+``|sum g|^2 - sum |g|^2``, the part of that estimate that lies off its diagonal.
 """
 
 from __future__ import annotations
