@@ -1,4 +1,4 @@
-"""What the benchmarks share: the demo's unpruned detector, and pictures to evaluate it on."""
+"""What the benchmarks share: the demo's unpruned detector, and images to evaluate it on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ppocr_prune_plugin.recovery.batch_norm import BatchNormRecalibration
 from ppocr_prune_plugin.section import PruneSection, SensitivityOptions
 from ppocr_prune_plugin.sensitivity.ranks import Ranks
 
-_SEED = 7  # of the pictures: not the demo's
+_SEED = 7  # of the images: not the demo's
 
 
 @dataclass(frozen=True)
 class Detector:
     """A trained detector that can be pruned and evaluated.
 
-    ``loop()`` evaluates it as PaddleOCR does, on its own data loader, which reads every picture
+    ``loop()`` evaluates it as PaddleOCR does, on its own data loader, which reads every image
     anew; ``evaluation`` is the plugin's; ``open_recalibration`` is called while it is unpruned.
     """
 
@@ -55,9 +55,9 @@ def load_detector(work: Path, images: int, side: int, folder: Path) -> Detector:
 
     Args:
         work: what ``make demo`` has made.
-        images: pictures to render for the evaluation.
+        images: images to render for the evaluation.
         side: what their longer side is resized to, pixels.
-        folder: for pictures and caches.
+        folder: for images and caches.
     """
     render(folder, 1, images, _SEED)
     model, config = build_from_config(work / "det.yml", [], find_tree())

@@ -2,9 +2,9 @@
 
 Both prune the same layers of the same model by the same criterion and look for the deepest cut
 that costs no more than ``max_loss``. The loop evaluates every layer at nine ratios with PaddleOCR's
-``eval`` on the whole data loader, which decodes every picture every time. The analysis reads the
-pictures once, computes what lies before a cut once, ends at the first ratio that costs too much,
-and looks at as few pictures as it takes to be sure. Layer by layer the two take turns, so that
+``eval`` on the whole data loader, which decodes every image every time. The analysis reads the
+images once, computes what lies before a cut once, ends at the first ratio that costs too much,
+and looks at as few images as it takes to be sure. Layer by layer the two take turns, so that
 whatever else the machine does slows both alike. The table says where the analysis spends its time.
 
     make demo
@@ -81,13 +81,13 @@ def main() -> int:
     """Run both and print a table; layer by layer, then in all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("demo_output"), help="of `make demo`")
-    parser.add_argument("--images", type=int, default=200, help="pictures to evaluate on")
+    parser.add_argument("--images", type=int, default=200, help="images to evaluate on")
     parser.add_argument("--side", type=int, default=416, help="their longer side, pixels")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th layer only")
     parser.add_argument("--max-loss", type=float, default=0.02)
     parser.add_argument("--criterion", default="fpgm")
     parser.add_argument("--round-to", type=int, default=8)
-    parser.add_argument("--exact", action="store_true", help="the analysis, too, on all pictures")
+    parser.add_argument("--exact", action="store_true", help="the analysis, too, on all images")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         detector = load_detector(args.work, args.images, args.side, Path(folder))
@@ -163,12 +163,12 @@ def main() -> int:
             ]
         )
     head = ["layer", "loop (s)", "analysis (s)", "network", "boxes, metric", "rest"]
-    head += ["points", "pictures seen", "width chosen"]
+    head += ["points", "images seen", "width chosen"]
     print("\n".join(text_table(head, rows)))
     loop, here = sum(loop_seconds.values()), sum(our_seconds.values())
     same = sum(theirs[name] == ours[name] for name in sizes)
     print(
-        f"\nloop {loop:.0f} s, analysis {here:.0f} s (reading the pictures: {reading:.1f} s):"
+        f"\nloop {loop:.0f} s, analysis {here:.0f} s (reading the images: {reading:.1f} s):"
         f" {loop / here:.1f}x less; the same width for {same} of {len(sizes)} layers"
     )
     return 0

@@ -422,7 +422,7 @@ def _together(
     the reactions at different positions, which are nothing where they do not depend on each other.
     """
     axes = list(range(1, x.ndim - 1)) if _reads_last(layer) else list(range(2, x.ndim))
-    gradient = reaction.astype("float64")
+    gradient = reaction.astype("float32")
     squares = float(gradient.square().sum())
     together = float(gradient.sum(axes).square().sum()) if axes else squares
     places = int(np.prod([x.shape[axis] for axis in axes]))

@@ -58,7 +58,7 @@ _SVTR_TINY = {
     "prenorm": False,
 }
 
-# With the size of a picture, [channels, height, width].
+# With the size of an image, [channels, height, width].
 RECOGNISERS: dict[str, tuple[Architecture, tuple[int, int, int]]] = {
     "cls_mv3": (
         {

@@ -1,18 +1,20 @@
-"""Real weights and rendered pictures, made once per session."""
+"""Real weights and rendered images, made once per session."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a small rendered data set: train.txt (16 pictures), val.txt (6)."""
+    """The root of a small rendered data set: train.txt (16 images), val.txt (6)."""
     from demo.render import render
 
-    return render(tmp_path_factory.mktemp("rendered"), train=16, val=6)
+    return made_once(tmp_path_factory, "rendered", partial(render, train=16, val=6))
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +23,8 @@ def det_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path, tree: 
     from demo.weights import recover
 
     images = sorted((rendered / "train").glob("*.jpg"))[:12]
-    return recover("det", tmp_path_factory.mktemp("weights") / "det", images).with_suffix("")
+    made = made_once(tmp_path_factory, "det", lambda to: recover("det", to / "det", images))
+    return made / "det"
 
 
 @pytest.fixture(scope="session")
@@ -35,4 +38,5 @@ def det_config(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path
 
     folder = tmp_path_factory.mktemp("config")
     config = make(rendered, folder / "output", epochs=1, batch_size=4, crop=160, eval_side=480)
+    config["Global"]["d2s_train_image_shape"] = [3, 160, 160]
     return write_config(config, folder / "det.yml")

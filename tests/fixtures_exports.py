@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import paddle
 import pytest
+from made_once import made_once
 from tool_processes import RunTool
 
 from demo.weights import Kind, recovered_model
@@ -26,9 +27,8 @@ def exported(
 ) -> Callable[[Kind], Path]:
     """``exported("rec")``: the folder that export_model.py wrote, unpruned and not folded. Tests
     leave it as it is."""
-    root = tmp_path_factory.mktemp("exports")
 
-    def export(kind: Kind) -> Path:
+    def write(kind: Kind, root: Path) -> None:
         weights = root / f"{kind}.pdparams"
         paddle.save(recovered_model(kind, [], calibrated=False).state_dict(), str(weights))
         options = [f"Global.pretrained_model={weights}", f"Global.save_inference_dir={root / kind}"]
@@ -45,6 +45,8 @@ def exported(
             ]
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return root / kind
+
+    def export(kind: Kind) -> Path:
+        return made_once(tmp_path_factory, f"export-{kind}", partial(write, kind)) / kind
 
     return lru_cache(maxsize=None)(export)

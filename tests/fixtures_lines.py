@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from made_once import made_once
 from training import Tools
 
 from demo.architectures import architecture
@@ -25,7 +26,7 @@ _REC_WIDTH, _CLS_WIDTH = 160, 192
 
 @pytest.fixture(scope="session")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of single words; ``rec_{train,val}.txt`` say what is in them, ``cls_….txt`` how
+    """Images of single words; ``rec_{train,val}.txt`` say what is in them, ``cls_….txt`` how
     they lie (0 or 180 degrees)."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -38,9 +39,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels: dict[str, list[str]] = {"rec": [], "cls": []}
         for index in range(count):
             text = f"{random.choice(_WORDS)}{random.integers(10, 100)}"
-            picture = Image.new("L", (int(font.getlength(text)) + 12, 48), 235)
-            ImageDraw.Draw(picture).text((6, 4), text, font=font, fill=int(random.integers(60)))
-            upright = np.asarray(picture)
+            image = Image.new("L", (int(font.getlength(text)) + 12, 48), 235)
+            ImageDraw.Draw(image).text((6, 4), text, font=font, fill=int(random.integers(60)))
+            upright = np.asarray(image)
             for kind, label in (("rec", text), ("cls", "0" if index % 2 else "180")):
                 name = f"{kind}_{part}_{index}.png"
                 turned = upright[::-1, ::-1] if label == "180" else upright
@@ -165,8 +166,11 @@ def multi_head_weights(
     """State of the recovered recogniser, calibrated on the training lines."""
     from demo.weights import recovered_model
 
-    model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
-    return dict(model.state_dict())
+    def write(folder: Path) -> None:
+        model = recovered_model("rec", sorted(lines.glob("rec_train_*.png")))
+        paddle.save(model.state_dict(), str(folder / "rec.pdparams"))
+
+    return dict(paddle.load(str(made_once(tmp_path_factory, "rec", write) / "rec.pdparams")))
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +202,8 @@ def cls_weights(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recovered angle classifier: the path without ``.pdparams``."""
     from demo.weights import recover
 
-    return recover("cls", tmp_path_factory.mktemp("cls") / "cls", []).with_suffix("")
+    made = made_once(tmp_path_factory, "cls", lambda to: recover("cls", to / "cls", []))
+    return made / "cls"
 
 
 @pytest.fixture(scope="session")

@@ -41,9 +41,9 @@ class Detector:
         return tensors_of(self.model)
 
     def run(self) -> np.ndarray:
-        """All maps of one fixed random picture, ``[1, 3, 32, 64]``."""
+        """All maps of one fixed random image, ``[1, 3, 32, 64]``."""
         with paddle.no_grad():
-            return self.model(picture(1).astype("float64"))["maps"].numpy()
+            return self.model(image(1).astype("float64"))["maps"].numpy()
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def _detector(name: str) -> Detector:
     program = trace(model, INPUTS, training=True)
     deployed = trace(model, INPUTS, training=False)
     graph = follow_rep(model, find_groups(program))
-    calibrate(model, picture(4))
+    calibrate(model, image(4))
     model.to(dtype="float64")  # a deep random network multiplies rounding errors
     model.eval()
     model.head.training = True  # the head's own flag: its batch norms stay in evaluation mode
@@ -73,7 +73,7 @@ def build(name: str) -> paddle.nn.Layer:
     return build_model(copy.deepcopy(DETECTORS[name]))
 
 
-def picture(batch: int) -> paddle.Tensor:
+def image(batch: int) -> paddle.Tensor:
     random = np.random.default_rng(batch)
     return paddle.to_tensor(random.standard_normal((batch, 3, 32, 64)).astype("float32"))
 

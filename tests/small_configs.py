@@ -23,6 +23,7 @@ _NEWEST = {
     ),
 }
 _CROP, _LONG_SIDE = 160, 320
+_WIDTH = 160  # of a line of text
 
 
 def newest(tree: Path, kind: str) -> Path | None:
@@ -72,11 +73,18 @@ def small(path: Path, tree: Path, data: Path, labels: str, output: Path) -> dict
 
 
 def shrink(config: dict[str, Any]) -> None:
-    """Let a detector train on smaller crops and evaluate smaller images."""
+    """Let a detector train on smaller crops, evaluate smaller images and count on those; a
+    recogniser on shorter lines."""
+    kind = config["Architecture"]["model_type"]
+    if kind in ("det", "rec"):
+        size = [3, _CROP, _CROP] if kind == "det" else [3, 48, _WIDTH]
+        config["Global"]["d2s_train_image_shape"] = size
     for part in ("Train", "Eval"):
         for transform in config[part]["dataset"]["transforms"]:
             ((name, options),) = transform.items()
             if name in ("EastRandomCropData", "RandomCrop"):
                 options["size"] = [_CROP, _CROP]
+            elif name == "RecResizeImg" and options["image_shape"][-1] > _WIDTH:
+                options["image_shape"] = [*options["image_shape"][:-1], _WIDTH]
             elif name == "DetResizeForTest":
                 transform[name] = {"limit_side_len": _LONG_SIDE, "limit_type": "max"}

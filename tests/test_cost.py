@@ -8,7 +8,7 @@ from math import prod
 import paddle
 import pytest
 from architectures import DETECTORS
-from fixtures_networks import INPUTS, Detector, build, picture
+from fixtures_networks import INPUTS, Detector, build, image
 from paddle import nn
 
 from ppocr_prune_plugin import surgery
@@ -28,12 +28,12 @@ def cost_of(built: Detector, model: nn.Layer) -> CostModel:
 
 def count_parameters(model: nn.Layer) -> int:
     """Numbers that a detector's output depends on: those that have a gradient."""
-    model(picture(1))["maps"].sum().backward()
+    model(image(1))["maps"].sum().backward()
     return sum(p.size for p in model.parameters() if p.grad is not None)
 
 
 def count_by_hand(model: nn.Layer) -> int:
-    return macs(model, picture(1))
+    return macs(model, image(1))
 
 
 def macs(model: nn.Layer, image: paddle.Tensor) -> int:
@@ -120,7 +120,7 @@ def test_flops_agree_with_paddle(detector: GetDetector, name: str) -> None:
         if isinstance(layer, nn.Conv2D | nn.Conv2DTranspose)
     ]
     with paddle.no_grad():
-        model(picture(1))
+        model(image(1))
     for hook in hooks:
         hook.remove()
 

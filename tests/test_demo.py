@@ -139,7 +139,7 @@ def test_whole_demo_in_small(
         calibration_images=8,
         pruned_flops=0.25,
         ratios=(0.67,),
-        samples=2,
+        samples=1,
         epochs=1,
         crop=160,
         side=480,

@@ -116,8 +116,8 @@ def trained(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     log = tools.train(
         folder,
         "Prune.pruned_flops=0.2",
-        "Prune.sensitivity.ratios=[0.3,0.6]",
-        "Prune.sensitivity.samples=3",
+        "Prune.sensitivity.ratios=[0.5]",
+        "Prune.sensitivity.samples=2",
         'Prune.skip=["backbone.*"]',
         "Train.dataset.ratio_list=[0.5]",
         "Global.eval_batch_step=[0,2]",
@@ -321,7 +321,7 @@ def test_groups_shows_each_structure_once(
 ) -> None:
     assert main(["groups", "-c", str(tools.config), "--tree", str(tree)]) == 0
     shown = capsys.readouterr().out
-    assert "Student, a BaseModel, at 1 x 3 x 480 x 480" in shown
+    assert "Student, a BaseModel, at 1 x 3 x 160 x 160" in shown
     assert "Student2: the same, and pruned as wide" in shown
     assert "Teacher" not in shown and "neck.ins_conv.0" in shown
 

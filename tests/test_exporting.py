@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import struct
@@ -33,6 +34,7 @@ from ppocr_prune_plugin.export.inputs import candidates
 from ppocr_prune_plugin.graph.inference_mode import in_inference_mode
 from ppocr_prune_plugin.graph.trace import trace
 from ppocr_prune_plugin.hooks.adapters.state import set_plan
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.hooks.patches import export as patch
 from ppocr_prune_plugin.network import inspect, make_plan, run_once
 from ppocr_prune_plugin.plan import Change, PruningPlan
@@ -294,28 +296,31 @@ def test_answers_that_are_unsteady_on_some_inputs_are_compared_on_the_others(
 
 CONFIG = {
     "Global": {"d2s_train_image_shape": [3, 8, 8]},
-    "Architecture": {"model_type": "det", "algorithm": "DB"},
+    "Architecture": {"model_type": "det", "algorithm": "DB", "Backbone": {"name": "none"}},
 }
 
 
 @pytest.fixture
-def tree_module() -> types.ModuleType:
-    """A module with PaddleOCR's function, which exports other weights where it is told to."""
-    module = types.ModuleType("export_model")
-
-    def export_single_model(
-        model: Any, arch_config: Any, save_path: Any, logger: Any, yaml_path: Any, config: Any
-    ) -> str:
-        right = model.conv.bias.numpy()
-        if config["Global"].get("wrong"):
-            model.conv.bias.set_value(right + np.float32(0.1))
-        saved(model, Path(save_path).parent, InputSpec([1, 3, 8, 8], "float32"))
-        model.conv.bias.set_value(right)
-        return "exported"
-
-    module.export_single_model = export_single_model  # type: ignore[attr-defined]
+def tree_module(tree: Path) -> types.ModuleType:
+    """PaddleOCR's module that exports, wrapped here and nowhere else."""
+    use_tree(tree)
+    path = tree / "ppocr" / "utils" / "export_model.py"
+    spec = importlib.util.spec_from_file_location("export_model_of_a_test", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     patch.wrap(module)
     return module
+
+
+def pruned_layer(wrong: bool = False) -> Says:
+    """One with a plan; where it is ``wrong``, what is compiled of it answers something else."""
+    paddle.seed(0)
+    compiled = 0.1 if wrong else 0.0
+    layer = Says(lambda y: nn.functional.sigmoid(y if paddle.in_dynamic_mode() else y + compiled))
+    layer.eval()
+    set_plan(layer, PruningPlan("l1", (), Change(2, 1), Change(2, 1)))
+    return layer
 
 
 @pytest.mark.parametrize("tool", ["train.py", "export_model.py"])
@@ -328,24 +333,22 @@ def test_a_wrong_export_ends_the_export_and_not_the_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"/somewhere/tools/{tool}"])
-    layer = Says(nn.functional.sigmoid)
-    layer.eval()
-    set_plan(layer, PruningPlan("l1", (), Change(2, 1), Change(2, 1)))
     logger = logging.getLogger("test_exporting")
 
-    def export(folder: Path, **settings: Any) -> Any:
-        config = {**CONFIG, "Global": {**CONFIG["Global"], **settings}}
+    def export(folder: Path, wrong: bool = False) -> None:
+        config = {**CONFIG, "Global": dict(CONFIG["Global"])}
         path, section = str(folder / "inference"), config["Architecture"]
-        return tree_module.export_single_model(layer, section, path, logger, "", config)
+        tree_module.export_single_model(pruned_layer(wrong), section, path, logger, "", config)
 
     caplog.set_level(logging.INFO)
-    assert export(tmp_path / "good") == "exported"
+    export(tmp_path / "good")
+    assert (tmp_path / "good" / "inference.pdiparams").exists()
     assert "the exported model agrees with the trained one" in caplog.text
     assert "all of its 2 weights are the same" in caplog.text
     caplog.clear()
     said = "the exported model is not the trained one: "
     if tool == "train.py":
-        assert export(tmp_path / "bad", wrong=True) == "exported"
+        export(tmp_path / "bad", wrong=True)
         (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert record.levelno == logging.ERROR and said in record.getMessage()
     else:
@@ -361,7 +364,7 @@ def test_a_wrong_export_ends_the_export_and_not_the_training(
     for suffix in (".json", ".pdiparams"):
         shutil.copy(f"{aside.prefix}{suffix}", tmp_path / "bad" / f"inference.other{suffix}")
     caplog.clear()
-    assert export(tmp_path / "bad") == "exported"
+    export(tmp_path / "bad")
     assert "all of its 2 weights are the same" in caplog.text
 
 

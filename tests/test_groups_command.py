@@ -66,7 +66,7 @@ def test_shares_agree_with_the_cost_of_cutting(run_tool: RunTool, tree: Path) ->
         "    assert abs(touched(network, group)[0] - flops / total) < 1e-9, group.name\n"
         "print('compared', len(network.graph.groups))\n"
     )
-    result = run_tool(["-c", script])
+    result = run_tool(["-c", script], fresh=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert int(result.stdout.split("compared ")[1]) > 20
 
@@ -99,7 +99,8 @@ def printed(
     run_tool: RunTool, folder: Path, commands: list[list[str]], without: tuple[str, ...] = ()
 ) -> list[str]:
     """What the command prints each time, in one process, which runs in ``folder``."""
-    result = run_tool(["-c", _MANY, json.dumps(commands), json.dumps(without)], cwd=folder)
+    program = ["-c", _MANY, json.dumps(commands), json.dumps(without)]
+    result = run_tool(program, cwd=folder, fresh=False if not without else None)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout.split("====\n")[: len(commands)]
 

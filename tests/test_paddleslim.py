@@ -7,8 +7,6 @@ import copy
 import importlib.util
 import os
 import pickle
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import paddle
 import pytest
 from architectures import DETECTORS
 from paddle import nn
+from training import Tools
 
 from demo.architectures import architecture
 from ppocr_prune_plugin.checkpoint import read_shapes
@@ -333,28 +332,20 @@ class MyPruner(FPGMFilterPruner):
 """
 
 
-def test_train_with_a_pruner_from_a_folder_on_the_path(
-    run_tool: Callable[..., subprocess.CompletedProcess[str]],
-    tree: Path,
-    det_config: Path,
-    det_weights: Path,
-    tmp_path: Path,
-) -> None:
+def test_train_with_a_pruner_from_a_folder_on_the_path(cls_tools: Tools, tmp_path: Path) -> None:
     """Nothing of PaddleSlim is in the checkpoint."""
     (tmp_path / "my_module.py").write_text(_MODULE)
-    done = run_tool(
-        [
-            *(tree / "tools" / "train.py", "-c", det_config, "-o", "Global.use_gpu=false"),
-            *(f"Global.pretrained_model={det_weights}", f"Global.save_model_dir={tmp_path}"),
-            *("Prune.ratio=0.2", "Prune.criterion=my_module:MyPruner", "Prune.bn_batches=0"),
-        ],
-        cwd=tmp_path,
-        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    cls_tools.train(
+        tmp_path,
+        f"Global.pretrained_model={cls_tools.weights}",
+        *("Prune.ratio=0.3", "Prune.round_to=1"),
+        *("Prune.criterion=my_module:MyPruner", "Prune.bn_batches=0"),
+        env={"PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     plan = load_plan(tmp_path / "latest.prune.json")
     assert plan.criterion == "my_module:MyPruner" and len(plan.groups) > 20
-    unpruned = read_shapes(Path(f"{det_weights}.pdparams"))
+    unpruned = read_shapes(Path(f"{cls_tools.weights}.pdparams"))
     assert set(read_shapes(tmp_path / "latest.pdparams")) == set(unpruned)
     optimizer = paddle.load(str(tmp_path / "latest.pdopt"))
     assert optimizer and not [name for name in optimizer if "backup" in name]

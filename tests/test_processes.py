@@ -16,14 +16,14 @@ from ppocr_prune_plugin.plan import load_plan
 def test_two_ranks_measure_what_one_would(
     run_tool: Callable[..., subprocess.CompletedProcess[str]],
     tree: Path,
-    det_config: Path,
-    det_weights: Path,
+    cls_config: Path,
+    cls_weights: Path,
     tmp_path: Path,
 ) -> None:
     options = [
-        "-c", det_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={det_weights}",
-        "Prune.max_loss=0.05", "Prune.sensitivity.samples=2", "Prune.sensitivity.ratios=[0.3,0.6]",
-        'Prune.skip=["neck.*","head.*","backbone.blocks[56]*"]', "Global.eval_batch_step=[0,1000]",
+        "-c", cls_config, "-o", "Global.use_gpu=false", f"Global.pretrained_model={cls_weights}",
+        "Prune.max_loss=0.3", "Prune.sensitivity.ratios=[0.2,0.4,0.6,0.8]", "Prune.round_to=1",
+        'Prune.skip=["backbone.blocks.0*"]', "Global.eval_batch_step=[0,1000]",
         "Global.find_unused_parameters=true", "Prune.recovery.distill=true",
     ]  # fmt: skip
     launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
@@ -72,19 +72,14 @@ def test_two_ranks_measure_what_one_would(
     for name, axes in structure.axes.items():
         assert [shapes[name][axis] for axis in axes] == [after for _, after in axes.values()], name
 
-    # What was measured serves a run that prunes fewer layers, and is refused, by name, where a
-    # setting changed that losses depend on.
+    # What was measured serves a run that prunes fewer layers.
     train = [tree / "tools/train.py", *options, f"Global.save_model_dir={one}"]
-    fewer = 'Prune.skip=["neck.*","head.*","backbone.blocks[456]*"]'
+    fewer = 'Prune.skip=["backbone.blocks.[01]*"]'
     again = run_tool([*train, fewer, "Prune.dry_run=true"])
     assert again.returncode == 0, again.stderr[-2000:]
     kept = json.loads((one / "prune" / "sensitivity.json").read_text())["groups"]
     assert kept == single["groups"]
     assert len(load_plan(one / "prune" / "plan.prune.json").groups) < len(plan.groups)
-    stale = run_tool([*train, "PostProcess.box_thresh=0.9", "Prune.dry_run=true"])
-    assert stale.returncode == 2, stale.stderr[-2000:]
-    assert "belongs to another PostProcess.box_thresh ('0.6' there, '0.9' here)" in stale.stderr
-    assert json.loads((one / "prune" / "sensitivity.json").read_text())["groups"] == kept
 
 
 REDUCED = """
@@ -123,8 +118,8 @@ for unused in (False, True):
     def gradients(model, of_rank, step):
         net.used = used[of_rank]
         random = np.random.default_rng(2 * step + of_rank)
-        pictures = paddle.to_tensor(random.random([2, 3, 8, 8], "float32"))
-        model(pictures).square().mean().backward()
+        images = paddle.to_tensor(random.random([2, 3, 8, 8], "float32"))
+        model(images).square().mean().backward()
         found = {n: p.grad.numpy() for n, p in net.named_parameters() if p.grad is not None}
         for parameter in net.parameters():
             parameter.clear_grad()

@@ -15,7 +15,7 @@ from fixtures_networks import (
     arrays_of,
     build,
     calibrate,
-    picture,
+    image,
     prune_along,
     tensors_of,
     zeroed,
@@ -157,10 +157,10 @@ class training:
 
 
 def train_step(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, bool]:
-    """One step on a random picture; says which parameters changed."""
+    """One step on a random image; says which parameters changed."""
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     dtype = next(iter(model.parameters())).dtype
-    loss = model(picture(2).astype(dtype))["maps"].mean()
+    loss = model(image(2).astype(dtype))["maps"].mean()
     loss.backward()
     optimizer.step()
     optimizer.clear_grad()
@@ -176,7 +176,7 @@ def fresh(detector: GetDetector) -> GetDetector:
 
     def make(name: str) -> Detector:
         model = build(name)
-        calibrate(model, picture(4))
+        calibrate(model, image(4))
         return replace(detector(name), model=model)
 
     return make
@@ -217,13 +217,13 @@ def test_all_groups_at_once(fresh: GetDetector, name: str) -> None:
     assert set(model.state_dict()) == keys and set(adam.state_dict()) == states
 
     model.eval()
-    out = model(picture(1))["maps"].numpy()
+    out = model(image(1))["maps"].numpy()
     assert np.isfinite(out).all() and out.shape == (1, 1, 32, 64)
     parts = [layer for layer in model.sublayers() if hasattr(layer, "rep")]
     assert bool(parts) == name.startswith("lcnetv3")
     for layer in parts:
         layer.rep()
-    assert np.abs(model(picture(1))["maps"].numpy() - out).max() < TOLERANCE
+    assert np.abs(model(image(1))["maps"].numpy() - out).max() < TOLERANCE
 
 
 def test_a_loaded_optimizer_state_is_cut_before_its_first_step(fresh: GetDetector) -> None:

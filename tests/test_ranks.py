@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,9 @@ def test_a_rank_that_is_killed_is_missed_at_once(run: Path, other: Any, rank: in
     assert ranks.wait("job-0", rank=rank) == "job-0"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    begin = time.monotonic()
     with pytest.raises(PruneError) as error:
         ranks.wait("done", rank=rank)
-    assert time.monotonic() - begin < 5
+    assert "has ended" in str(error.value)  # its lock says so, not its silence
     assert f"rank {rank} is gone while rank {1 - rank} waited for it" in str(error.value)
     assert f"process {process.pid} on " in str(error.value) and "is kept in" in str(error.value)
     if rank == 0:
@@ -94,19 +94,20 @@ def test_a_rank_on_another_machine_is_missed_by_its_silence(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lock says nothing here; as long as the number in its file changes, it lives."""
-    monkeypatch.setattr(team_module, "_POLL_SECONDS", 0.02)
-    ranks = Ranks(run, 1, 2, silence=0.6)
-    sign = run / "alive-0"
-    begin = time.monotonic()
+    sign, now = run / "alive-0", 0.0
 
-    def beat() -> None:
-        if time.monotonic() - begin < 1.5:
-            sign.write_text(f"another kernel\n17 on node7\n{time.monotonic()}\n")
+    def beat(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now < 150:
+            sign.write_text(f"another kernel\n17 on node7\n{now}\n")
 
-    monkeypatch.setattr(team_module.time, "sleep", lambda _: beat())
-    with pytest.raises(PruneError, match="nothing was heard of it for 0.6 seconds.*17 on node7"):
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=beat)
+    monkeypatch.setattr(team_module, "time", clock)
+    ranks = Ranks(run, 1, 2, silence=60)
+    with pytest.raises(PruneError, match="nothing was heard of it for 60 seconds.*17 on node7"):
         ranks.wait("job-0")
-    assert 2 < time.monotonic() - begin < 10
+    assert 209.5 < now < 211
     ranks.close()
 
 

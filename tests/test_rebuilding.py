@@ -164,7 +164,7 @@ def test_names_below_layers_that_were_put_around_others() -> None:
 
 
 class Asks(nn.Layer):
-    """Cannot be traced: the number depends on the picture."""
+    """Cannot be traced: the number depends on the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_a_trace_that_fails_leaves_no_values_behind() -> None:
 
 
 class Chooses(nn.Layer):
-    """Its code has to be translated: what it does depends on the picture."""
+    """Its code has to be translated: what it does depends on the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,3 +218,35 @@ def test_the_code_of_a_class_is_translated_once(monkeypatch: pytest.MonkeyPatch)
         assert not program.plain or number > 0
     assert translated.count("Chooses.forward") == 1
     assert "convert_with_cache" not in vars(cache)
+
+
+class Nested(nn.Layer):
+    """A layer four lists deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Sequential(nn.Sequential(Convolution()))))
+        self.scale = self.create_parameter([1])
+
+    def forward(self, x: Any) -> Any:
+        return self.layers(x) * self.scale
+
+
+class Convolution(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2D(3, 4, 1))))
+
+    def forward(self, x: Any) -> Any:
+        return self.layers(x)
+
+
+def test_operations_know_the_line_of_the_model_that_makes_them() -> None:
+    """Also where Paddle's own layers lie between; how much Python shows of errors is as before."""
+    program = trace(Nested(), INPUTS, training=True)
+    assert program.plain
+    sites = {op.name: op.site for op in program.ops}
+    for name, kind in (("conv2d", Convolution), ("multiply", Nested)):
+        line = kind.forward.__code__.co_firstlineno + 1
+        assert f'{Path(__file__).name}", line {line}, in forward' in sites[name]
+    assert not hasattr(sys, "tracebacklimit")

@@ -30,7 +30,7 @@ def test_a_detector_of_receipts_is_pruned(tmp_path: Path, tree: Path, run_tool: 
         calibration_images=8,
         pruned_flops=0.2,
         ratios=(0.5,),
-        samples=3,
+        samples=1,
         epochs=1,
         crop=160,
         side=640,

@@ -22,7 +22,7 @@ EXACT = 1e-8  # of the same sums in float64
 
 
 def built(name: str) -> tuple[paddle.nn.Layer, ChannelGraph]:
-    """A model with random weights and the statistics of random pictures, and its groups."""
+    """A model with random weights and the statistics of random images, and its groups."""
     from ppocr.modeling.architectures import build_model
 
     architecture, size = RECOGNISERS[name]
@@ -30,11 +30,11 @@ def built(name: str) -> tuple[paddle.nn.Layer, ChannelGraph]:
     with paddle.utils.unique_name.guard():  # some layers name their parameters themselves
         model = build_model(copy.deepcopy(architecture))
     graph = build_graph(model, [((1, *size), "float32")])
-    calibrate(model, paddle.to_tensor(pictures(3, size).astype("float32")))
+    calibrate(model, paddle.to_tensor(images(3, size).astype("float32")))
     return model, graph
 
 
-def pictures(batch: int, size: tuple[int, ...]) -> np.ndarray:
+def images(batch: int, size: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(batch).standard_normal((batch, *size))
 
 
@@ -65,11 +65,11 @@ def test_removing_equals_ignoring(tree: Path, name: str) -> None:
     assert bool(heads) == ("svtr" in name or "vit" in name)
     to_float64(model)
     model.eval()
-    picture = paddle.to_tensor(pictures(1, RECOGNISERS[name][1]))
+    image = paddle.to_tensor(images(1, RECOGNISERS[name][1]))
 
     def run() -> np.ndarray:
         with paddle.no_grad():
-            return paddle.utils.flatten(model(picture))[0].numpy()
+            return paddle.utils.flatten(model(image))[0].numpy()
 
     before, whole, random = arrays_of(model), run(), np.random.default_rng(2)
     for group in graph.groups:
@@ -99,14 +99,14 @@ def test_a_pruned_recogniser_trains(tree: Path, name: str) -> None:
     use_tree(tree)
     model, graph = built(name)
     size = RECOGNISERS[name][1]
-    images = paddle.to_tensor(pictures(2, size).astype("float32"))
+    batch = paddle.to_tensor(images(2, size).astype("float32"))
     adam = paddle.optimizer.Adam(1e-4, parameters=model.parameters())
 
     def step() -> set[str]:
         """Names of the parameters that one step changes."""
         model.train()
         before = arrays_of(model)
-        loss = paddle.utils.flatten(model(images))[0].square().mean()
+        loss = paddle.utils.flatten(model(batch))[0].square().mean()
         loss.backward()
         adam.step()
         adam.clear_grad()
@@ -122,11 +122,11 @@ def test_a_pruned_recogniser_trains(tree: Path, name: str) -> None:
     prune_along(model, graph, plans, adam)
     assert len(whole - step()) <= 0.05 * len(whole)  # a narrow layer's units may all be dead
     model.eval()
-    out = paddle.utils.flatten(model(images))[0].numpy()
+    out = paddle.utils.flatten(model(batch))[0].numpy()
 
     fresh, again = built(name)
     shapes = surgery.shapes_after(again, {plan.name: plan.kept_channels for plan in plans})
     surgery.resize(fresh, shapes, again)
     fresh.set_state_dict(model.state_dict())
     fresh.eval()
-    assert np.array_equal(paddle.utils.flatten(fresh(images))[0].numpy(), out)
+    assert np.array_equal(paddle.utils.flatten(fresh(batch))[0].numpy(), out)

@@ -38,25 +38,25 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
 def test_boxes_lie_inside_the_picture_in_order_and_hold_ink(rendered: Path, part: str) -> None:
     pages = 0
     for path, boxes in labels(rendered, part):
-        picture = cv2.imread(str(rendered / path), cv2.IMREAD_GRAYSCALE)
-        height, width = picture.shape
+        image = cv2.imread(str(rendered / path), cv2.IMREAD_GRAYSCALE)
+        height, width = image.shape
         assert boxes, path
         pages += height > width
         for box in boxes:
             quad = np.array(box["points"], np.float32)
             assert box["transcription"]
             assert (quad >= 0).all() and (quad < [width, height]).all(), (path, box)
-            # Clockwise in a picture, whose y axis points down, starting at the text's top left.
+            # Clockwise in an image, whose y axis points down, starting at the text's top left.
             assert cv2.contourArea(quad, oriented=True) > 20
             assert quad[0, 0] < quad[1, 0] and quad[0, 1] < quad[3, 1]
-            assert _contrast(picture, quad) > 30, (path, box)
+            assert _contrast(image, quad) > 30, (path, box)
     assert 0 < pages < len(labels(rendered, part))
 
 
 def test_nothing_is_labelled_twice(rendered: Path) -> None:
     for path, boxes in labels(rendered, "train"):
-        picture = cv2.imread(str(rendered / path))
-        count = np.zeros(picture.shape[:2], np.uint8)
+        image = cv2.imread(str(rendered / path))
+        count = np.zeros(image.shape[:2], np.uint8)
         for box in boxes:
             mask = np.zeros_like(count)
             cv2.fillConvexPoly(mask, np.array(box["points"], np.int32), 1)
@@ -64,9 +64,9 @@ def test_nothing_is_labelled_twice(rendered: Path) -> None:
         assert (count > 1).sum() < 5, path
 
 
-def _contrast(picture: np.ndarray, quad: np.ndarray) -> float:
+def _contrast(image: np.ndarray, quad: np.ndarray) -> float:
     """Difference of brightness between ink and ground inside a box."""
-    mask = np.zeros_like(picture)
+    mask = np.zeros_like(image)
     cv2.fillConvexPoly(mask, quad.astype(np.int32), 1)
-    low, high = np.percentile(picture[mask == 1], [3, 97])
+    low, high = np.percentile(image[mask == 1], [3, 97])
     return float(high - low)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from fixtures_networks import Detector, picture
+from fixtures_networks import Detector, image
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.plan import GroupPlan
@@ -23,16 +23,16 @@ from ppocr_prune_plugin.sensitivity.spill import ArrayStore
 def test_outputs_are_the_same_to_the_bit(
     detector: Callable[[str], Detector], name: str, memory: int, tmp_path: Path
 ) -> None:
-    """Of every fifth group, cut, on two pictures; with all activations in memory, or on disk."""
+    """Of every fifth group, cut, on two images; with all activations in memory, or on disk."""
     network = detector(name)
-    pictures = [paddle.to_tensor(picture(seed).astype("float64")) for seed in (1, 2)]
+    images = [paddle.to_tensor(image(seed).astype("float64")) for seed in (1, 2)]
     now: list[int | None] = [None]
 
     def outputs(unit: int) -> Any:
         now[0] = unit
         try:
             with paddle.no_grad():
-                return network.model(pictures[unit])["maps"]
+                return network.model(images[unit])["maps"]
         finally:
             now[0] = None
 
@@ -48,7 +48,7 @@ def test_outputs_are_the_same_to_the_bit(
         with reuse.before([m.parameter for m in group.members], lambda: outputs(0)):
             undo = surgery.prune(network.model, network.graph, plan)
             try:
-                for _ in range(2):  # the first time the second picture is computed and kept
+                for _ in range(2):  # the first time the second image is computed and kept
                     for unit in (0, 1):
                         assert np.array_equal(outputs(unit).numpy(), expected[unit]), group.name
             finally:

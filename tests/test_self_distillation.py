@@ -205,15 +205,6 @@ def test_a_detector_learns_from_images_without_labels(
         assert refused.returncode == 2 and message in output(refused)
 
 
-def test_a_detector_trained_towards_its_own_ratio_is_not_warned_of(
-    run_tool: RunTool, tree: Path, det_config: Path, det_weights: Path, tmp_path: Path
-) -> None:
-    log = Tools(run_tool, tree, det_config, det_weights).train(
-        tmp_path, f"Global.pretrained_model={det_weights}", "Prune.dry_run=true", *PRUNED
-    )
-    assert "maps shrunk by" not in log and "from scratch" not in log
-
-
 @pytest.mark.parametrize("multi", [None, "NRTRHead"])
 def test_recognisers_are_taught(
     run_tool: RunTool, tree: Path, lines: Path, ctc_weights: Path,

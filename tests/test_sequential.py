@@ -39,7 +39,7 @@ class Answers:
     """An evaluation, by a real PaddleOCR metric, of answers that are known beforehand.
 
     ``kinds`` are all the answers there are; ``before`` and ``after`` say which of them the
-    unpruned and the pruned model give to each picture.
+    unpruned and the pruned model give to each image.
     """
 
     metric, data, current = "main", "known", None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import paddle
 import pytest
 from fixtures_networks import prune_along
 from paddle import nn
+from training import Tools
 
 from ppocr_prune_plugin.criteria import Context, Ranker
 from ppocr_prune_plugin.errors import PruneError
@@ -155,22 +155,14 @@ def test_without_training_batches(net: Net) -> None:
         ranker.rank(graph.groups[0], {}).kept(3)
 
 
-def test_train_with_taylor(
-    run_tool: Callable[..., subprocess.CompletedProcess[str]],
-    tree: Path,
-    det_config: Path,
-    det_weights: Path,
-    tmp_path: Path,
-) -> None:
+def test_train_with_taylor(cls_tools: Tools, tmp_path: Path) -> None:
     """One batch is read although batch norms ask for none; other filters go than with fpgm."""
-    done = run_tool(
-        [
-            *(tree / "tools" / "train.py", "-c", det_config, "-o", "Global.use_gpu=false"),
-            *(f"Global.pretrained_model={det_weights}", f"Global.save_model_dir={tmp_path}"),
-            *("Prune.ratio=0.2", "Prune.criterion=taylor", "Prune.bn_batches=0"),
-        ]
+    cls_tools.train(
+        tmp_path,
+        f"Global.pretrained_model={cls_tools.weights}",
+        *("Prune.ratio=0.3", "Prune.round_to=1"),
+        *("Prune.criterion=taylor", "Prune.bn_batches=0"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     plan = load_plan(tmp_path / "latest.prune.json")
     assert plan.criterion == "taylor" and len(plan.groups) > 20
     ranked = [group for group in plan.groups if group.kept != tuple(range(group.kept_channels))]

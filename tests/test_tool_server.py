@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_a_fork_is_what_a_start_is(run_tool: RunTool, tool: Path, end: str) -> N
     assert "\nmodule\n1\n" in "\n" + fork.stdout, "not hooked"
 
 
+def test_a_program_is_run_as_python_runs_it(run_tool: RunTool, tmp_path: Path) -> None:
+    program = TOOL.replace("__file__", "'__file__' in globals()") + "print(__spec__)"
+    fork, start = (run_tool(["-c", program, "x"], tmp_path, fresh=fresh) for fresh in (False, True))
+    assert (fork.returncode, fork.stdout) == (start.returncode, start.stdout)
+    assert "['-c', 'x']" in fork.stdout
+
+
 def test_switched_off_in_a_fork(run_tool: RunTool, tool: Path) -> None:
     tool.write_text(TOOL)
     off = run_tool([tool], env={"PPOCR_PRUNE": "0"})
@@ -94,6 +102,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(
 def test_only_tools_of_a_whole_tree_and_our_commands_are_forked(tree: Path, tmp_path: Path) -> None:
     assert runs_as_fork([str(tree / "tools" / "eval.py")], tmp_path)
     assert runs_as_fork(["-m", "ppocr_prune_plugin.cli", "doctor"], tmp_path)
+    assert runs_as_fork([f"{sysconfig.get_path('scripts')}/ppocr-prune", "doctor"], tmp_path)
     for arguments in (["-c", "1"], ["-S", "tools/train.py"], ["-m", "paddle.distributed.launch"]):
         assert not runs_as_fork(arguments, tree)
     (tmp_path / "tools").mkdir()

@@ -348,7 +348,7 @@ def test_tied_embedding_is_kept() -> None:
 
 
 def test_conv1d() -> None:
-    """Paddle runs it as a convolution of pictures of height 1, on a view of the kernel."""
+    """Paddle runs it as a convolution of images of height 1, on a view of the kernel."""
 
     def forward(net: Net, x: paddle.Tensor) -> paddle.Tensor:
         return net.head(F.relu(net.body(net.stem(x))))

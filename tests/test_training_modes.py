@@ -131,8 +131,8 @@ def test_model_average_of_a_pruned_model(classifier: Any) -> None:
     )
     trained = []
     for step in range(2):
-        picture = paddle.to_tensor(np.random.default_rng(step).random([2, 3, 48, 64], "float32"))
-        classifier(picture).square().mean().backward()
+        image = paddle.to_tensor(np.random.default_rng(step).random([2, 3, 48, 64], "float32"))
+        classifier(image).square().mean().backward()
         optimizer.step()
         optimizer.clear_grad()
         average.step()
@@ -193,8 +193,8 @@ def test_the_analysis_evaluates_under_the_precision_of_training(tree: Path, tmp_
             asked.append(sys.modules["paddle.amp.auto_cast"].amp_global_state().amp_dtype)
             return super().forward(x)
 
-    pictures = paddle.rand([4, 3])
-    data = paddle.io.TensorDataset([pictures, paddle.zeros([4], "int64")])
+    images = paddle.rand([4, 3])
+    data = paddle.io.TensorDataset([images, paddle.zeros([4], "int64")])
     arguments = {
         "config": {"Architecture": {"model_type": "cls", "algorithm": "CLS"}},
         "model": Model(3, 2),

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,10 @@ class ToolProcesses:
     """``processes(args, cwd, env, timeout)``: run this Python on ``args``, output captured.
 
     ``env`` is added to this process's environment, without its PPOCR_PRUNE. What runs a tool of a
-    whole PaddleOCR tree or ``-m ppocr_prune_plugin.cli`` is forked from a process that has Paddle
-    imported, unless ``fresh`` asks for a start from nothing, or ``env`` has what Paddle reads
-    while it is imported. Raises ``subprocess.TimeoutExpired`` and ends the run after ``timeout``
-    seconds.
+    whole PaddleOCR tree or our command is forked from a process that has Paddle imported, unless
+    ``fresh`` asks for a start from nothing, or ``env`` has what Paddle reads while it is imported;
+    a program of a test's own (``-c``) is where ``fresh`` is False, not None. Raises
+    ``subprocess.TimeoutExpired`` and ends the run after ``timeout`` seconds.
     """
 
     def __init__(self) -> None:
@@ -39,14 +40,15 @@ class ToolProcesses:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 600,
-        fresh: bool = False,
+        fresh: bool | None = None,
     ) -> Completed:
         arguments = [str(argument) for argument in args]
         environment = {key: value for key, value in os.environ.items() if key != "PPOCR_PRUNE"}
         environment.update(env or {})
         folder = Path.cwd() if cwd is None else cwd
         imported_alike = all(name.startswith(("PPOCR_", "PADDLEOCR_")) for name in env or {})
-        if not fresh and imported_alike and runs_as_fork(arguments, folder):
+        own = fresh is False and arguments[0] == "-c"
+        if not fresh and imported_alike and (own or runs_as_fork(arguments, folder)):
             return self._fork(arguments, folder, environment, timeout)
         return subprocess.run(
             [sys.executable, *arguments],
@@ -118,6 +120,8 @@ class ToolProcesses:
 def runs_as_fork(arguments: Sequence[str], cwd: Path) -> bool:
     """Whether these arguments start a tool of a whole tree, or one of our commands."""
     if list(arguments[:2]) == ["-m", _OUR_COMMAND]:
+        return True
+    if arguments[0] == os.path.join(sysconfig.get_path("scripts"), "ppocr-prune"):
         return True
     script = Path(cwd, arguments[0])
     # A whole tree, not one that a test made of empty files.

@@ -67,8 +67,8 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     arguments = request["arguments"]
     sys.orig_argv = [sys.executable, *arguments]
-    as_module = arguments[0] == "-m"
-    sys.argv = ["-m", *arguments[2:]] if as_module else arguments
+    option = arguments[0] if arguments[0] in ("-m", "-c") else None
+    sys.argv = arguments if option is None else [option, *arguments[2:]]
     # A new process has random generators of its own; a fork would repeat its siblings'.
     random.seed()
     sys.modules["numpy"].random.seed()
@@ -78,18 +78,22 @@ def _become(request: dict[str, Any]) -> None:
     if not os.path.exists(os.path.join(packages, _START_FILE)):
         sys.exit(f"{_START_FILE} is not installed for {sys.executable}: tools would run unpruned")
     site.addpackage(packages, _START_FILE, None)  # type: ignore[attr-defined]
-    if as_module:
+    if option == "-m":
         sys.path[0] = os.getcwd()
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return
+    names = {key: globals()[key] for key in ("__name__", "__builtins__", "__spec__")}
+    if option == "-c":
+        sys.path[0] = ""
+        code = compile(arguments[1], "<string>", "exec")
     else:
         sys.path[0] = os.path.dirname(os.path.realpath(arguments[0]))
-        script = os.path.abspath(arguments[0])
+        names["__file__"] = script = os.path.abspath(arguments[0])
         with open(script, "rb") as file:
             code = compile(file.read(), script, "exec")
-        names = {key: globals()[key] for key in ("__name__", "__builtins__", "__spec__")}
-        globals().clear()  # this module is __main__, as the tool is when it is started
-        globals().update(names, __file__=script)
-        exec(code, globals())
+    globals().clear()  # this module is __main__, as the tool is when it is started
+    globals().update(names)
+    exec(code, globals())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Tools:
         *options: str,
         before: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
-        fresh: bool = False,
+        fresh: bool | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """``before`` goes before ``-o``; ``fresh`` starts a Python from nothing."""
         command = [self.tree / "tools" / f"{tool}.py", "-c", self.config, *before]

@@ -17,15 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from .linear_parts import TINY, Affine, Linear, LinearParts
 from .program_file import Array, Node, ProgramFile, load_program, users_of
 
-_CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 _POOLS = ("pool2d",)
 _RESIZES = ("nearest_interp", "bilinear_interp")
 # They commute with a scale that is positive.
 _HOMOGENEOUS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
-# A scale nearer to zero is not divided by.
-_TINY = 1e-6
 # How operations that folding removes are called in messages.
 _NAMED = {
     "batch_norm_": "batch norms",
@@ -76,32 +74,6 @@ def _counts(program: ProgramFile) -> dict[str, int]:
     return found
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A convolution or matrix product with a constant weight.
-
-    ``outer`` and ``inner`` are the weight's axes of outputs and inputs; ``axis`` is that of the
-    channels in what it reads and gives; ``uniform``: a constant input gives a constant output.
-    """
-
-    node: Node
-    outer: int
-    inner: int
-    groups: int
-    axis: int
-    uniform: bool
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """``data * scale + shift``; the constants broadcast against the data."""
-
-    node: Node
-    data: int
-    scale: Array
-    shift: Array
-
-
 @dataclass
 class _Absorbed:
     """What has to be changed for an operation to be left out."""
@@ -110,135 +82,10 @@ class _Absorbed:
     visited: set[int] = field(default_factory=set)
 
 
-class _Folder:
+class _Folder(LinearParts):
     def __init__(self, program: ProgramFile) -> None:
-        self.program = program
+        super().__init__(program)
         self.new_names = 0
-        self._index()
-
-    def _index(self) -> None:
-        self.users = users_of(self.program.nodes)
-        self.makers = {v: node for node in self.program.nodes for v in node.outputs}
-
-    # -- what the program says ------------------------------------------------------------------
-
-    def constant(self, value: int) -> Array | None:
-        """A value that no input changes, as an array; None for others."""
-        node = self.makers.get(value)
-        if node is None:
-            return None
-        name = self.program.parameter_name(node)
-        if name is not None:
-            return self.program.parameters[name]
-        if node.name in ("full", "full_int_array"):
-            number = node.attribute("value")
-            if number is None:
-                return None
-            shape = self.program.shapes[value]
-            dtype = "float32" if self.program.types.get(value) == "0.t_f32" else "int64"
-            array = np.asarray(number, dtype)
-            return np.full(shape, array) if array.ndim == 0 else array
-        if node.name == "reshape":
-            source, sizes = self.constant(node.inputs[0]), self.constant(node.inputs[1])
-            if source is None or sizes is None:
-                return None
-            return source.reshape([int(size) for size in sizes])
-        return None
-
-    def linear(self, node: Node) -> _Linear | None:
-        """The node as a linear layer with a float32 weight of its own; None where it is none."""
-        if len(node.inputs) < 2 or self._weight(node) is None:
-            return None
-        if node.name in _CONVOLUTIONS or node.name == "conv2d_transpose":
-            if node.attribute("data_format") not in ("NCHW", "AnyLayout"):
-                return None
-            groups = int(node.attribute("groups", 1))
-            if node.name == "conv2d_transpose":
-                return _Linear(node, 1, 0, groups, 1, False) if groups == 1 else None
-            return _Linear(node, 0, 1, groups, 1, self._unpadded(node))
-        if node.name == "matmul" and not node.attribute("transpose_x", False):
-            weight = self._weight(node)
-            rank = len(self.program.shapes[node.inputs[0]])
-            if weight is not None and weight.ndim == 2 and rank >= 2:
-                outer = 0 if node.attribute("transpose_y", False) else 1
-                return _Linear(node, outer, 1 - outer, 1, rank - 1, True)
-        return None
-
-    def _weight(self, node: Node) -> Array | None:
-        maker = self.makers.get(node.inputs[1])
-        name = self.program.parameter_name(maker) if maker is not None else None
-        if name is None or self.program.parameters[name].dtype != np.float32:
-            return None
-        return self.program.parameters[name]
-
-    @staticmethod
-    def _unpadded(node: Node) -> bool:
-        explicit = node.attribute("padding_algorithm") in ("EXPLICIT", "VALID")
-        valid = node.attribute("padding_algorithm") == "VALID"
-        return explicit and (valid or not any(node.attribute("paddings", [1])))
-
-    def affine(self, node: Node) -> _Affine | None:
-        """The node as a scale and a shift of its only operand that is not constant."""
-        one, zero = np.ones((), np.float64), np.zeros((), np.float64)
-        if node.name in ("add", "add_", "subtract", "multiply", "multiply_", "divide"):
-            constants = [self.constant(value) for value in node.inputs]
-            if (constants[0] is None) == (constants[1] is None):
-                return None
-            place = 0 if constants[0] is None else 1
-            array = constants[1 - place]
-            assert array is not None
-            if array.dtype != np.float32:
-                return None
-            number, kind = array.astype(np.float64), node.name.strip("_")
-            if kind == "add":
-                return _Affine(node, node.inputs[place], one, number)
-            if kind == "multiply":
-                return _Affine(node, node.inputs[place], number, zero)
-            if kind == "subtract":
-                sign = 1.0 if place == 0 else -1.0
-                return _Affine(node, node.inputs[place], one * sign, -sign * number)
-            if place == 0 and np.abs(number).min() > _TINY:
-                return _Affine(node, node.inputs[place], 1 / number, zero)
-            return None
-        if node.name.strip("_") == "scale" and self.constant(node.inputs[1]) is not None:
-            if self.program.types.get(node.inputs[0]) != "0.t_f32":
-                return None
-            factor = np.asarray(self.constant(node.inputs[1]), np.float64).reshape(())
-            shift = np.asarray(node.attribute("bias", 0.0), np.float64)
-            after = node.attribute("bias_after_scale", True)
-            return _Affine(node, node.inputs[0], factor, shift if after else shift * factor)
-        if node.name == "batch_norm_" and len(node.inputs) == 5:
-            return self._batch_norm(node)
-        return None
-
-    def _batch_norm(self, node: Node) -> _Affine | None:
-        frozen = node.attribute("is_test", False) or node.attribute("use_global_stats", False)
-        numbers = [self.constant(value) for value in node.inputs[1:]]
-        rank = len(self.program.shapes[node.inputs[0]])
-        first = node.attribute("data_format") in ("NCHW", "NCL", "NC") or rank == 2
-        if not frozen or not first or any(value in self.users for value in node.outputs[1:]):
-            return None
-        if any(array is None or array.dtype != np.float32 for array in numbers):
-            return None
-        mean, variance, scale, bias = (
-            np.asarray(array, np.float64).reshape([-1, *[1] * (rank - 2)]) for array in numbers
-        )
-        factor = scale / np.sqrt(variance + float(node.attribute("epsilon")))
-        return _Affine(node, node.inputs[0], factor, bias - mean * factor)
-
-    def along(self, array: Array, value: int, axis: int) -> Array | None:
-        """A constant as one number for each channel of a value; None where it is something else."""
-        shape = self.program.shapes[value]
-        own = (1,) * (len(shape) - array.ndim) + array.shape
-        if len(own) != len(shape) or any(size != 1 for k, size in enumerate(own) if k != axis):
-            return None
-        if own[axis] not in (1, shape[axis]) or shape[axis] < 1:
-            return None
-        return np.broadcast_to(array.reshape(-1), (shape[axis],)).astype(np.float64)
-
-    def only_user(self, value: int) -> Node | None:
-        users = self.users.get(value, [])
-        return users[0][0] if len(users) == 1 else None
 
     # -- one change after another ---------------------------------------------------------------
 
@@ -285,9 +132,9 @@ class _Folder:
             self.program.node_like("add", _where(node), [gate, one.outputs[0]], raised),
             self.program.node_like("multiply", _where(node), [whole, raised], output),
         ]
-        self._index()
+        self.index()
 
-    def _behind(self, affine: _Affine) -> bool:
+    def _behind(self, affine: Affine) -> bool:
         """Fold into the linear layer that makes the operand."""
         if self.only_user(affine.data) is not affine.node:
             return False
@@ -312,7 +159,7 @@ class _Folder:
         self._set_shift(affine.node, start, old * scale + shift, layer.axis)
         return True
 
-    def _ahead(self, affine: _Affine) -> bool:
+    def _ahead(self, affine: Affine) -> bool:
         """Fold into everything that reads the result."""
         output = affine.node.outputs[0]
         for scale, shift in ((affine.scale, None), (None, affine.shift)):
@@ -335,7 +182,7 @@ class _Folder:
 
     def _absorb_scale(self, value: int, scale: Array, found: _Absorbed) -> bool:
         """Whether all that reads a value can do with the value divided by ``scale``."""
-        if np.abs(scale).min() < _TINY or not self.users.get(value):
+        if np.abs(scale).min() < TINY or not self.users.get(value):
             return False
         for user, place in self.users[value]:
             layer = self.linear(user)
@@ -438,19 +285,19 @@ class _Folder:
 
     # -- changes --------------------------------------------------------------------------------
 
-    def _scale_weight(self, layer: _Linear, vector: Array, axis: int) -> None:
+    def _scale_weight(self, layer: Linear, vector: Array, axis: int) -> None:
         weight = self._weight(layer.node)
         assert weight is not None
         shape = [1] * weight.ndim
         shape[axis] = -1
         self._set_weight(layer.node, weight * vector.reshape(shape))
 
-    def _scale_inputs(self, layer: _Linear, vector: Array) -> None:
+    def _scale_inputs(self, layer: Linear, vector: Array) -> None:
         weight = self._weight(layer.node)
         assert weight is not None
         self._set_weight(layer.node, weight * self._per_weight(layer, weight, vector))
 
-    def _shift_inputs(self, layer: _Linear, vector: Array) -> None:
+    def _shift_inputs(self, layer: Linear, vector: Array) -> None:
         weight = self._weight(layer.node)
         assert weight is not None
         products = weight.astype(np.float64) * self._per_weight(layer, weight, vector)
@@ -469,7 +316,7 @@ class _Folder:
             self._insert_shift(layer, added)
 
     @staticmethod
-    def _per_weight(layer: _Linear, weight: Array, vector: Array) -> Array:
+    def _per_weight(layer: Linear, weight: Array, vector: Array) -> Array:
         """A number for each input channel, laid out like the weight."""
         if layer.groups == 1:
             shape = [1] * weight.ndim
@@ -490,7 +337,7 @@ class _Folder:
             return
         new = self._parameter(array)
         node.inputs[1] = new.outputs[0]
-        self._index()
+        self.index()
 
     def _set_shift(self, node: Node, data: int, vector: Array, axis: int) -> None:
         """Make a node ``data + vector``."""
@@ -498,9 +345,9 @@ class _Folder:
         place = self.program.nodes.index(node)
         sum_node = self.program.node_like("add", _where(node), [data, value], node.outputs[0])
         self.program.nodes[place : place + 1] = [*made, sum_node]
-        self._index()
+        self.index()
 
-    def _insert_shift(self, layer: _Linear, vector: Array) -> None:
+    def _insert_shift(self, layer: Linear, vector: Array) -> None:
         """Add a bias behind a layer that has none."""
         old = layer.node.outputs[0]
         shape = self.program.shapes[old]
@@ -511,12 +358,12 @@ class _Folder:
         node = self.program.node_like("add", _where(layer.node), [old, value], new)
         place = self.program.nodes.index(layer.node)
         self.program.nodes[place + 1 : place + 1] = [*made, node]
-        self._index()
+        self.index()
 
     def _replace_constant(self, node: Node, place: int, array: Array) -> None:
         new = self._parameter(np.asarray(array, np.float32).reshape(array.shape or (1,)))
         node.inputs[place] = new.outputs[0]
-        self._index()
+        self.index()
 
     def _constant_nodes(self, vector: Array, rank: int, axis: int) -> tuple[list[Node], int]:
         """Nodes that make a per-channel constant, as Paddle's own layers make their biases."""
@@ -553,7 +400,7 @@ class _Folder:
         self.program.nodes.insert(0, node)
         return node
 
-    def _bypass(self, affine: _Affine) -> None:
+    def _bypass(self, affine: Affine) -> None:
         """Let all that reads the result read the operand."""
         for user, place in users_of(self.program.nodes).get(affine.node.outputs[0], []):
             user.inputs[place] = affine.data
@@ -570,7 +417,7 @@ class _Folder:
             elif node.name == "data":
                 kept.append(node)  # an input stays an input
         self.program.nodes[:] = reversed(kept)
-        self._index()
+        self.index()
 
 
 def _where(node: Node) -> dict[str, Any]:

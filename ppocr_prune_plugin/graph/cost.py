@@ -71,7 +71,7 @@ def cost_model(model: paddle.nn.Layer, inputs: Sequence[object], graph: ChannelG
     twin = in_inference_mode(model) if reparameterises(model) else model
     trainable = [name for name, p in twin.named_parameters() if not p.stop_gradient]
     program = trace(twin, inputs, training=False)
-    return cost_of_program(program, trainable, parameter_axes(model, graph))
+    return cost_of_program(program, trainable, parameter_axes(model, graph, twin))
 
 
 def cost_of_program(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import paddle
@@ -46,18 +47,13 @@ def build_graph(
     with attributes_read(model) as reads:
         program = trace(model, inputs, training)
     graph = confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
-    return follow_rep(model, graph)
+    return replace(follow_rep(model, graph), program=program)
 
 
 def find_groups(program: Program) -> ChannelGraph:
     """Apply the rules to a program and collect what is cut together, as if no size were written
     in the model's code."""
     return _analyse(program, {}).graph
-
-
-def follow_channels(program: Program) -> ChannelFlow:
-    """The channel maps of a program's values, whatever may be removed of them."""
-    return _analyse(program, {}).flow
 
 
 def _analyse(program: Program, refused: Mapping[int, str]) -> Retraced:

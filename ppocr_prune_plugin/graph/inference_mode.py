@@ -41,7 +41,11 @@ def in_inference_mode(model: paddle.nn.Layer) -> paddle.nn.Layer:
     Raises:
         PruneError: a ``rep()`` fails.
     """
-    twin = copy.deepcopy(model)
+    return _switched(copy.deepcopy(model))
+
+
+def _switched(twin: paddle.nn.Layer) -> paddle.nn.Layer:
+    """The network itself, put into inference mode for good."""
     twin.eval()
     for name, layer in list(twin.named_sublayers()):
         if has_rep(layer):
@@ -80,7 +84,9 @@ def narrower_copy(
     return twin
 
 
-def parameter_axes(model: paddle.nn.Layer, graph: ChannelGraph) -> dict[str, Axes]:
+def parameter_axes(
+    model: paddle.nn.Layer, graph: ChannelGraph, deployed: paddle.nn.Layer
+) -> dict[str, Axes]:
     """Where the axes of the parameters in inference mode come from.
 
     The model is made narrower, at random, and put into inference mode; an axis follows the axis of
@@ -89,6 +95,7 @@ def parameter_axes(model: paddle.nn.Layer, graph: ChannelGraph) -> dict[str, Axe
     Args:
         model: the network as it trains; it is not touched.
         graph: its channel groups.
+        deployed: the network in inference mode, as wide.
 
     Returns:
         Parameter → axes, for parameters that training does not have, or has in another shape.
@@ -98,13 +105,13 @@ def parameter_axes(model: paddle.nn.Layer, graph: ChannelGraph) -> dict[str, Axe
     """
     if not reparameterises(model):
         return {}
-    whole = _shapes(in_inference_mode(model))
+    whole = _shapes(deployed)
     before: list[Mapping[str, Sequence[int]]] = [graph.shapes]
     after = [whole]
     for seed in range(_DRAWS):
         kept = draw_narrower(graph, seed)
         before.append(shapes_after(graph, kept))
-        after.append(_shapes(in_inference_mode(narrower_copy(model, graph, kept))))
+        after.append(_shapes(_switched(narrower_copy(model, graph, kept))))
     sources: dict[tuple[int, ...], list[tuple[str, int]]] = {}
     for name, shape in graph.shapes.items():
         for axis in range(len(shape)):

@@ -7,7 +7,7 @@ few images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import paddle
 from ..distance import Array, distances, outputs_of, unit_of
 from ..errors import PruneError
 from ..moments import evaluating
-from .sequential import Evaluation, Figures
+from .sequential import Evaluation
 from .spill import ArrayStore
 
 # Distances are smooth: so many images tell layers apart.
@@ -83,15 +83,9 @@ class OutputEvaluation(Evaluation):
         states = self.states(range(len(self._runs)))
         return self.combined(states, [1] * len(states))
 
-    def figures(self) -> Figures:
-        return Figures(self())
-
     def baseline(self) -> float:
         """The unpruned network is like itself."""
         return 1.0
-
-    def beside(self) -> Mapping[str, float]:
-        return {}
 
     def unpruned(self) -> list[State]:
         return [(float(size), size) for size in self.sizes]

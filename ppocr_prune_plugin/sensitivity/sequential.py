@@ -65,12 +65,14 @@ class Evaluation(Protocol):
 
     def figures(self) -> Figures:
         """The metric on the whole set, and what is counted beside it."""
+        return Figures(self())
 
     def baseline(self) -> float:
         """The metric of the unpruned model, which must be live at the first call."""
 
     def beside(self) -> Mapping[str, float]:
         """What was counted beside that."""
+        return {}
 
     def unpruned(self) -> list[Any] | None:
         """What each unit adds to the metric of the unpruned model; None where the metric is not

@@ -109,6 +109,7 @@ def await_line(child: Child, line: str, seconds: float = 120) -> None:
 def test_files_are_whole_whenever_their_writer_is_killed(
     nursery: Nursery, campaign: Campaign, tmp_path: Path
 ) -> None:
+    seen = set()
     for _ in campaign.times(8, 120):
         child = nursery.start(script(tmp_path, _WRITE), [tmp_path], tmp_path / "log")
         await_line(child, "writing")
@@ -124,8 +125,10 @@ def test_files_are_whole_whenever_their_writer_is_killed(
             assert pickle.loads((tmp_path / "sen.pickle").read_bytes())["conv2d_0.w_0"] == {
                 0.5: 0.25
             }
+        seen |= {path.name for path in tmp_path.iterdir()}
         left = [path for path in tmp_path.iterdir() if path.name.endswith(TEMPORARY)]
         assert len(left) <= 1  # of this kill; those of the kills before are gone
+    assert {"latest.prune.json", "sensitivity.json", "sen.pickle"} <= seen, "killed too early"
 
 
 def test_no_point_is_measured_twice_however_often_an_analysis_is_killed(

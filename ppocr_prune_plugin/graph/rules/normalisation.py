@@ -10,7 +10,7 @@ from . import rule
 @rule("batch_norm", "sync_batch_norm", "instance_norm")
 def batch_norm(flow: ChannelFlow, op: Op) -> None:
     """Statistics are taken per channel, so that channels do not see each other; instance norm
-    takes them per picture as well."""
+    takes them per image as well."""
     x, axis = _channel_axis(op)
     channels = flow.channels(x, axis, op)
     _bind_all(flow, op, channels)

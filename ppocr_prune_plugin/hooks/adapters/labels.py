@@ -58,7 +58,7 @@ def training_labels(
 
 
 def _keep_keys(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Names after the picture in the training set's ``KeepKeys``; None where it is not stated."""
+    """Names after the image in the training set's ``KeepKeys``; None where it is not stated."""
     dataset = (config.get("Train") or {}).get("dataset") or {}
     for transform in dataset.get("transforms") or []:
         keys = (transform.get("KeepKeys") or {}).get("keep_keys")
