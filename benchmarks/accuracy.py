@@ -377,7 +377,7 @@ class Bench:
                 finally:
                     surgery.restore(network.model, undo)
                 files.append(timer.exported(twin, network.inputs))
-            return timer.networks(files, network.inputs)
+            return timer.milliseconds(files, network.inputs)
         finally:
             timer.close()
 
