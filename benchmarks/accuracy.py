@@ -10,6 +10,7 @@ whatever is there is not measured again, so that the benchmark can be run in pie
     python benchmarks/accuracy.py --data DIR --work WORK --kinds det --shares 0.2 0.4
     python benchmarks/accuracy.py --data DIR --work WORK --kinds det --train plain distill
     python benchmarks/accuracy.py --data DIR --work WORK --only time    # on an idle machine
+    python benchmarks/accuracy.py --data DIR --work WORK --only analysis --by output metric
     python benchmarks/accuracy.py --work WORK --only page               # docs/benchmark_accuracy.md
 
 ``DIR`` holds ``det/train.txt``, ``det/val.txt``, ``rec/train.txt`` and ``rec/val.txt``, PaddleOCR's
@@ -23,11 +24,12 @@ import functools
 import itertools
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,9 @@ from ppocr_prune_plugin.plan import PruningPlan, load_plan
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
 from ppocr_prune_plugin.ratios.targets import PrunedFlops
 from ppocr_prune_plugin.recovery.recovery import Recovery
+from ppocr_prune_plugin.report.lines import text_table
 from ppocr_prune_plugin.section import LatencyOptions, PruneSection, SensitivityOptions
+from ppocr_prune_plugin.sensitivity.analysis import Analysis
 from ppocr_prune_plugin.sensitivity.outputs import OutputEvaluation
 from ppocr_prune_plugin.sensitivity.ranks import Ranks
 
@@ -125,16 +129,32 @@ class Results:
 class Bench:
     """Measures cells of one model.
 
-    ``images`` is how many calibration images there are; ``draw`` chooses them.
+    ``images`` is how many calibration images there are; ``draw`` chooses them. ``same_widths``: all
+    draws prune by the widths of the first, and choose filters and weights by their own images.
+    ``choosing``: training images that a metric is taken on (None: as many as for calibration);
+    ``suffix``: of the name of the folder that files are kept in.
     """
 
-    def __init__(self, model: Model, criterion: str, by: str, draw: int, images: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        criterion: str,
+        by: str,
+        draw: int,
+        images: int,
+        same_widths: bool = False,
+        choosing: int | None = None,
+        suffix: str = "",
+    ) -> None:
         self._model, self._by, self._draw, self._images = model, by, draw, images
-        self._criterion = criterion
+        self._criterion, self._same_widths = criterion, same_widths
+        self._choosing = images if choosing is None else choosing
         self._network = model.network
-        self._folder = model.folder / f"draw{draw}"
+        self._folder = model.folder / f"draw{draw}{suffix}"
         self._groups = self._network.prunable(PruneSection(ratio=0.0), "benchmark")
         self._logger = logging.getLogger("benchmark")
+        self._looked = 0.0  # seconds that taking the moments took
+        self._chose: dict[str, tuple[float, float]] = {}
 
     @functools.cached_property
     def _batches(self) -> list[Any]:
@@ -157,7 +177,10 @@ class Bench:
 
     @functools.cached_property
     def _moments(self) -> ReadMoments:
-        return collect(self._model.live, self._network.graph, self._shown)
+        shown, begin = self._shown, time.perf_counter()
+        found = collect(self._model.live, self._network.graph, shown)
+        self._looked = time.perf_counter() - begin
+        return found
 
     @functools.cached_property
     def _ranker(self) -> Ranker:
@@ -187,13 +210,27 @@ class Bench:
             "compensation": Recovery(live, graph, self._for_norms, self._moments, self._shown),
         }
 
+    @property
+    def groups(self) -> list[str]:
+        """Names of what may be pruned."""
+        return [group.name for group in self._groups]
+
     def plan(self, cell: Cell) -> PruningPlan:
         """What a cell prunes; chosen once, then read."""
         path = self._folder / f"{cell.plan}.prune.json"
         if not path.exists():
+            begin, busy = time.perf_counter(), time.process_time()
             widths = self._uniform if cell.choice == "uniform" else self._by_sensitivity
             make_plan(self._network, widths(cell.share), self._ranker).save(path)
+            taken = time.perf_counter() - begin, time.process_time() - busy
+            self._chose[cell.plan] = taken
         return load_plan(path)
+
+    def _chosen(self, cell: Cell) -> dict[str, float]:
+        """Seconds that choosing the widths took, with what had to be measured for it: on the clock,
+        and of all cores together. Nothing where that was done before."""
+        taken = self._chose.get(cell.plan, ())
+        return dict(zip(("chosen in", "chosen in, of cores"), taken, strict=False))
 
     def _uniform(self, share: float) -> dict[str, int]:
         """The same ratio for every layer, found by bisection; not rounded, to get near enough."""
@@ -210,6 +247,12 @@ class Bench:
         return widths(high)
 
     def _by_sensitivity(self, share: float) -> dict[str, int]:
+        if self._same_widths and self._draw:
+            first = Cell(
+                self._model.kind, share, "sensitivity", criterion=self._criterion, by=self._by
+            )
+            path = self._model.folder / "draw0" / f"{first.plan}.prune.json"
+            return load_plan(path).kept_channels()
         decision = decide(PrunedFlops(share), self._measuring, self._folder / "latency.json")
         return dict(decision.widths)
 
@@ -223,13 +266,27 @@ class Bench:
         if self._by == "output":
             evaluation = OutputEvaluation(self._model.live, self._shown, _CACHE_MB, self._folder)
         else:
-            evaluation = self._model.choosing(self._images)
+            evaluation = self._model.choosing(self._choosing)
         identity = calibration_identity(self._batches)
         return Measuring(
             self._network, self._groups, section, "benchmark", evaluation, self._ranker, cure,
             len(self._batches), lambda looks: {"calibration batches": identity}, self._folder,
             self._logger, Ranks(), getattr(evaluation, "unit", ""),
         )  # fmt: skip
+
+    @functools.cached_property
+    def _analysis(self) -> Analysis:
+        return self._measuring.begin()
+
+    def begin(self) -> None:
+        """What comes before the first group: batches, moments, the unpruned network."""
+        self._analysis  # noqa: B018 - made when it is asked for
+
+    def analyse(self, group: str) -> int:
+        """Measure one group as deep as a share of the FLOPs asks for first; its points."""
+        depth, *_ = PrunedFlops(0.5).depths(None, distances=bool(self._measuring.unit))
+        self._analysis.rising([self._network.graph[group]], depth.bound, depth.curve)
+        return len(self._analysis.file.points[group])
 
     def untrained(self, cell: Cell, judge: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Prune the live model, cure it, judge it, put it back."""
@@ -250,6 +307,8 @@ class Bench:
             "distance": recovered.distance,
             "norms": recovered.norms,
             "cured in": round(cured, 1),
+            "looked in": round(self._looked, 1),
+            **self._chosen(cell),
         }
 
     def trained(
@@ -295,9 +354,8 @@ class Bench:
         recovery: dict[str, Any] = {
             "compensate": cell.cure == "compensation",
             "images": self._images,
+            "distill": cell.train == "distill",
         }
-        if "distill" in (field.name for field in fields(PruneSection().recovery)):
-            recovery["distill"] = cell.train == "distill"
         config["Prune"] = {
             "criterion": cell.criterion,
             "ratio": {g.name: 1 - g.kept_channels / g.channels for g in plan.groups},
@@ -319,7 +377,7 @@ class Bench:
                 finally:
                     surgery.restore(network.model, undo)
                 files.append(timer.exported(twin, network.inputs))
-            return timer.networks(files, network.inputs)
+            return timer.milliseconds(files, network.inputs)
         finally:
             timer.close()
 
@@ -334,13 +392,16 @@ def main() -> int:
     data = Data(args.data, args.work)
     for kind in args.kinds:
         model = Model(kind, data, args.work, args.side)
+        if args.only == "analysis":
+            _analyses(model, args)
+            continue
         for criterion, by, draw in itertools.product(args.criteria, args.by, args.draws):
-            bench = Bench(model, criterion, by, draw, args.images)
+            bench = Bench(model, criterion, by, draw, args.images, args.same_widths, args.choosing)
             cells = list(_cells(args, kind, criterion, by, draw))
             if args.only == "time":
                 _time(bench, [cell for cell in cells if cell.share], results)
                 continue
-            judge = model.judge(args.val_images)
+            judge = model.judge(args.val_images, args.read)
             for cell in cells:
                 measure = (
                     functools.partial(bench.untrained, cell, judge)
@@ -373,6 +434,38 @@ def _time(bench: Bench, cells: Sequence[Cell], results: Results) -> None:
     print({"unpruned": whole, **times})
 
 
+def _analyses(model: Model, args: argparse.Namespace) -> None:
+    """Time the analysis by each measure, group by group in turns, from nothing."""
+    draw, benches = args.draws[0], {}
+    for by in args.by:
+        suffix = f"-time-{by}"
+        shutil.rmtree(model.folder / f"draw{draw}{suffix}", ignore_errors=True)
+        benches[by] = Bench(
+            model, args.criteria[0], by, draw, args.images, choosing=args.choosing, suffix=suffix
+        )
+    rows: list[list[str]] = []
+    sums = dict.fromkeys(args.by, (0.0, 0.0))
+
+    def timed(name: str, run: Callable[[str], object]) -> None:
+        row = [name]
+        for by in args.by:
+            begin, busy = time.perf_counter(), time.process_time()
+            points = run(by)
+            taken = time.perf_counter() - begin, time.process_time() - busy
+            row += [f"{taken[0]:.1f}", f"{taken[1]:.1f}", "" if points is None else str(points)]
+            if points is not None:
+                sums[by] = (sums[by][0] + taken[0], sums[by][1] + taken[1])
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
+
+    timed("(before)", lambda by: benches[by].begin())
+    for group in benches[args.by[0]].groups[:: args.every]:
+        timed(group, lambda by, name=group: benches[by].analyse(name))
+    rows.append(["all", *(cell for s in sums.values() for cell in (*(f"{v:.1f}" for v in s), ""))])
+    head = [f"{by}: {what}" for by in args.by for what in ("seconds", "of cores", "points")]
+    print("\n".join(text_table(["group", *head], rows)))
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="see above")
@@ -387,11 +480,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--criteria", nargs="+", default=["obs"])
     parser.add_argument("--by", nargs="+", choices=("output", "metric"), default=["output"])
     parser.add_argument("--draws", nargs="+", type=int, default=[0], help="of calibration images")
+    parser.add_argument(
+        "--same-widths", action="store_true", help="of the first draw; it must be there"
+    )
     parser.add_argument("--images", type=int, default=32, help="for calibration")
     parser.add_argument("--val-images", type=int, help="to judge on (default: all)")
+    parser.add_argument(
+        "--read", type=int, default=0, help="of these: to read in a detector's boxes"
+    )
     parser.add_argument("--side", type=int, default=960, help="long side of det images, pixels")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
-    parser.add_argument("--only", choices=("cells", "time", "page"), default="cells")
+    parser.add_argument("--only", choices=("cells", "time", "analysis", "page"), default="cells")
+    parser.add_argument("--every", type=int, default=1, help="analysis: only every so many groups")
+    parser.add_argument("--choosing", type=int, help="images for a metric (default: --images)")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmark_accuracy.md"))
     args = parser.parse_args()
     if args.only != "page" and args.data is None:

@@ -16,8 +16,10 @@ import paddle
 import yaml
 
 from demo.configs import write_config
+from demo.reading import Reader, countable, pages
 from demo.weights import recover
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.adapters.boxes import Fits, WithFits
 from ppocr_prune_plugin.hooks.adapters.calls import takes_labels
 from ppocr_prune_plugin.hooks.adapters.decisions import evaluation_type
 from ppocr_prune_plugin.hooks.adapters.evaluation import PaddleOCREvaluation
@@ -191,16 +193,20 @@ class Model:
         options = SensitivityOptions(samples=images)
         return PaddleOCREvaluation(program, arguments, options, self.folder)
 
-    def judge(self, images: int | None) -> Callable[[], dict[str, float]]:
+    def judge(self, images: int | None, read: int = 0) -> Callable[[], dict[str, float]]:
         """Evaluates the live model on images that nothing is chosen on, with PaddleOCR's ``eval``.
 
+        Args:
+            images: how many; None: all.
+            read: of a detector's, the first so many are also read.
+
         Returns:
-            What gives every figure of the metric; of detectors also ``hmean at 0.7`` and the mean
-            IoU of the boxes that match.
+            What gives every figure of the metric; of detectors also ``hmean at 0.7``, the mean IoU
+            of the boxes that match, and the share of lines that are read right in them.
         """
         from tools import program
 
-        _, labels = self.data.labels(self.kind, "val")
+        folder, labels = self.data.labels(self.kind, "val")
         if images is not None:
             rows = labels.read_text(encoding="utf-8").splitlines(keepends=True)
             chosen = np.random.default_rng(1).permutation(len(rows))[:images]
@@ -208,11 +214,14 @@ class Model:
             labels.write_text("".join(rows[n] for n in sorted(chosen)), encoding="utf-8")
         arguments = self.arguments()
         loader = self.loader("Eval", labels)
+        shown = pages(folder, labels)[:read] if self.kind == "det" else []
+        reader = Reader() if shown else None
 
         def evaluate() -> dict[str, float]:
-            metric = Boxes() if self.kind == "det" else arguments["eval_class"]
-            if self.kind != "det":
-                metric.reset()
+            metric = arguments["eval_class"]
+            metric.reset()
+            if self.kind == "det":
+                metric = _Boxes(metric)
             with _without_bars(program):
                 found = program.eval(
                     self.live,
@@ -222,57 +231,32 @@ class Model:
                     evaluation_type(find_tree(), self.config["Architecture"]),
                     takes_labels(self.config),
                 )
-            return {name: float(value) for name, value in found.items() if name != "fps"}
+            figures = {name: float(value) for name, value in found.items() if name != "fps"}
+            if reader is not None:
+                right = reader.right(shown, metric.boxes[: len(shown)])
+                figures["lines read"] = right / countable(shown)
+            return figures
 
         return evaluate
 
 
-class Boxes:
-    """PaddleOCR's detection metric at two thresholds, and how well boxes fit that match."""
+class _Boxes:
+    """PaddleOCR's detection metric, what is counted beside it, and the boxes of every image."""
 
     main_indicator = "hmean"
 
-    def __init__(self) -> None:
-        from ppocr.metrics.eval_det_iou import DetectionIoUEvaluator
-
-        self._at = {"hmean": DetectionIoUEvaluator(), "hmean at 0.7": DetectionIoUEvaluator(0.7)}
-        self._results: dict[str, list[Any]] = {name: [] for name in self._at}
-        self._overlaps: list[float] = []
+    def __init__(self, metric: Any) -> None:
+        metric.reset()
+        self._fits = Fits()
+        self._counted = WithFits(metric, self._fits)
+        self.boxes: list[Any] = []
 
     def __call__(self, preds: Sequence[Any], batch: Sequence[Any], **options: Any) -> None:
-        for found, polygons, ignored in zip(preds, batch[2], batch[3], strict=False):
-            truth = [
-                {"points": points, "text": "", "ignore": skip}
-                for points, skip in zip(polygons, ignored, strict=False)
-            ]
-            boxes = [{"points": points, "text": ""} for points in found["points"]]
-            for name, evaluator in self._at.items():
-                self._results[name].append(evaluator.evaluate_image(truth, boxes))
-            read = [item["points"] for item in truth if not item["ignore"]]
-            self._overlaps += _overlaps(read, [box["points"] for box in boxes])
+        self._counted(preds, batch, **options)
+        self.boxes += [found["points"] for found in preds]
 
     def get_metric(self) -> dict[str, float]:
-        found = {
-            name: float(evaluator.combine_results(self._results[name])["hmean"])
-            for name, evaluator in self._at.items()
-        }
-        return {**found, "mean IoU": float(np.mean(self._overlaps or [0.0]))}
-
-
-def _overlaps(truth: Sequence[Any], boxes: Sequence[Any]) -> Iterator[float]:
-    """IoU of boxes with the lines that they match: each the first free one that it covers by half
-    of what both cover, as PaddleOCR pairs them."""
-    from shapely.geometry import Polygon
-
-    free = [polygon for polygon in map(Polygon, boxes) if polygon.is_valid]
-    for line in (polygon for polygon in map(Polygon, truth) if polygon.is_valid):
-        for box in free:
-            shared = line.intersection(box).area
-            overlap = shared / (line.area + box.area - shared) if shared else 0.0
-            if overlap > 0.5:
-                free.remove(box)
-                yield overlap
-                break
+        return {"hmean": self._counted.get_metric()["hmean"], **self._fits.figures()}
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _unpruned(cells: Sequence[Mapping[str, Any]], kind: str) -> float | None:
 
 
 def _table(cells: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
-    known = (_METRICS[kind], "hmean at 0.7", "mean IoU", "norm_edit_dis", "ms")
+    known = (_METRICS[kind], "hmean at 0.7", "mean IoU", "lines read", "norm_edit_dis", "ms")
     figures = [name for name in known if any(name in cell for cell in cells)]
     rows = [
         f"| widths, cure, training | FLOPs removed | {' | '.join(figures)} |",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ppocr_prune_plugin.errors import PruneError
 
-_HEIGHT = 48  # of a recogniser's input, pixels
+LINE_HEIGHT = 48  # of a recogniser's input, pixels
 
 
 def cut_lines(data: Path, labels: Path, out: Path, count: int) -> list[Path]:
@@ -33,7 +33,7 @@ def cut_lines(data: Path, labels: Path, out: Path, count: int) -> list[Path]:
         for box in json.loads(boxes or "[]"):
             if len(paths) == count:
                 return paths
-            line = _straightened(image, box["points"])
+            line = straightened(image, box["points"])
             if box.get("transcription") in ("*", "###") or line is None:
                 continue
             paths.append(out / f"{len(paths):04d}.png")
@@ -43,7 +43,7 @@ def cut_lines(data: Path, labels: Path, out: Path, count: int) -> list[Path]:
     return paths
 
 
-def _straightened(
+def straightened(
     image: npt.NDArray[np.uint8], points: Sequence[Sequence[float]]
 ) -> npt.NDArray[np.uint8] | None:
     """The quadrilateral ``points`` (clockwise from the top left), 48 pixels high; None where it is
@@ -55,8 +55,8 @@ def _straightened(
     width, height = max(sides[0], sides[2]), max(sides[1], sides[3])
     if height < 4 or width < height:
         return None
-    width = max(_HEIGHT, round(float(width * _HEIGHT / height)))
-    target = np.array([[0, 0], [width, 0], [width, _HEIGHT], [0, _HEIGHT]], np.float32)
+    width = max(LINE_HEIGHT, round(float(width * LINE_HEIGHT / height)))
+    target = np.array([[0, 0], [width, 0], [width, LINE_HEIGHT], [0, LINE_HEIGHT]], np.float32)
     matrix = cv2.getPerspectiveTransform(corners, target)
-    line: npt.NDArray[np.uint8] = cv2.warpPerspective(image, matrix, (width, _HEIGHT))
+    line: npt.NDArray[np.uint8] = cv2.warpPerspective(image, matrix, (width, LINE_HEIGHT))
     return line

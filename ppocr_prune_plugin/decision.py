@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -35,10 +35,11 @@ class Decision:
     """What is going to be done, and why.
 
     ``widths`` are the channels that groups keep, ``baseline`` and ``spread`` the metric of the
-    unpruned model and where it would lie on other sets of as many images; ``file`` holds the
-    measured curves; ``feasibility`` are rows (share of what the target counts, predicted loss);
-    ``latency`` is what was measured of networks of these widths, ``latency_table`` where;
-    ``unit`` is what losses are where they are not shares of the metric;
+    unpruned model and where it would lie on other sets of as many images, ``beside`` what was
+    counted beside it; ``file`` holds the measured curves; ``feasibility`` are rows (share of what
+    the target counts, predicted loss); ``latency`` is what was measured of networks of these
+    widths, ``latency_table`` where; ``unit`` is what losses are where they are not shares of the
+    metric;
     ``problem`` says that nothing would be pruned, and what would prune something. All but the
     widths are there only where they were needed.
     """
@@ -46,6 +47,7 @@ class Decision:
     widths: Mapping[str, int]
     baseline: float | None = None
     spread: tuple[float, float] | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
     file: SensitivityFile | None = None
     feasibility: Rows = ()
     latency: Latency | None = None
@@ -106,7 +108,9 @@ def decide(target: MeasuredTarget, measuring: Measuring, table: Path) -> Decisio
         if decision is None:
             decision = chooser.choose(measuring.curves(analysis, last))
     file = analysis.file
-    return replace(decision, baseline=file.baseline, spread=file.spread, file=file)
+    return replace(
+        decision, baseline=file.baseline, spread=file.spread, beside=file.beside, file=file
+    )
 
 
 class _Prices:

@@ -68,6 +68,7 @@ class Measuring:
         if file.baseline is None:
             self.logger.info(f"prune: evaluate the unpruned model on {evaluation.images} images")
             file.baseline, file.spread = evaluation.baseline(), spread(evaluation)
+            file.beside = evaluation.beside()
         check_baseline(file.baseline, evaluation.metric)
         said = f"{file.baseline:.4f}"
         if file.spread is not None:

@@ -5,6 +5,11 @@ labels are not needed. Positions count by how much the network's outputs react t
 there: a page is mostly empty, and what a layer gives for paper matters little where the map of text
 is zero all the same. The reaction is the square of the gradient of a random projection of the
 outputs (Hutchinson's estimate of the diagonal of ``J^T J``), one backward pass for each batch.
+
+Errors at many positions of one image that have the same sign add up wherever something averages
+over positions, as squeeze-and-excitation does, however small each of them is. So the mean over the
+positions of an image counts by itself, as much as the reactions at different positions agree:
+``|sum g|^2 - sum |g|^2``, the part of that estimate that lies off its diagonal.
 """
 
 from __future__ import annotations
@@ -299,18 +304,22 @@ class _Watch:
         for (name, x), reaction in zip(self._read, reactions, strict=True):
             layer = self._layers[name]
             rows = _rows(layer, x)
-            weights = np.ones(rows.shape[:2])
+            weights, means, alike = np.ones(rows.shape[:2]), rows[:, 0], 0.0
             if reaction is not None:
                 found = np.square(_rows(layer, reaction), dtype=np.float64).sum(axis=-1)
                 found = np.where(np.isfinite(found), found, 0.0)
                 mean = float(found.mean()) or 1.0
                 weights = _EQUAL + (1 - _EQUAL) * np.minimum(found / mean, _LARGEST)
                 self._add_reaction(name, reaction)
-            for row, weight in zip(rows, weights, strict=True):
+                means, alike = _together(layer, x, reaction, rows.shape[1])
+            for image, (row, weight) in enumerate(zip(rows, weights, strict=True)):
                 for reader in self._readers[name]:
                     moments = self._of(reader.weight, row.shape[-1])
                     if moments is not None:
                         moments.add(self._images[name] % 2, row, weight)
+                        if alike:
+                            one = np.full(1, alike)
+                            moments.add(self._images[name] % 2, means[image][None], one)
                 self._images[name] += 1
         self._read.clear()
         self._made.clear()
@@ -403,6 +412,24 @@ def _projected(output: paddle.Tensor, number: int) -> paddle.Tensor:
 def _reads_last(layer: paddle.nn.Layer) -> bool:
     """Whether a layer's channels lie along the last axis of what it reads, not the second."""
     return isinstance(layer, paddle.nn.Linear | RNNBase)
+
+
+def _together(
+    layer: paddle.nn.Layer, x: paddle.Tensor, reaction: paddle.Tensor, positions: int
+) -> tuple[Array, float]:
+    """The mean of what a layer reads over all positions of an image, ``[images, channels]``, and
+    how much it counts beside ``positions`` rows of a mean weight of 1: as much as the products of
+    the reactions at different positions, which are nothing where they do not depend on each other.
+    """
+    axes = list(range(1, x.ndim - 1)) if _reads_last(layer) else list(range(2, x.ndim))
+    gradient = reaction.astype("float32")
+    squares = float(gradient.square().sum())
+    together = float(gradient.sum(axes).square().sum()) if axes else squares
+    places = int(np.prod([x.shape[axis] for axis in axes]))
+    excess = (together - squares) / squares if squares else 0.0
+    weight = (1 - _EQUAL) * positions * excess if np.isfinite(excess) else 0.0
+    means = x.astype("float32").mean(axes) if places > 1 else x.astype("float32")
+    return means.numpy().reshape(len(x), -1), max(weight, 0.0)
 
 
 def _rows(layer: paddle.nn.Layer, x: paddle.Tensor) -> Array:

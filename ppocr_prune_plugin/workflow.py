@@ -31,7 +31,7 @@ from .report.lines import frozen_lines, latency_line, plan_table, summary
 from .section import PruneSection
 from .sensitivity.outputs import FEW, OutputEvaluation
 from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
-from .sensitivity.sequential import Evaluation, spread
+from .sensitivity.sequential import Evaluation, Figures, spread
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class PruningRun:
         if self.ranks.size > 1:
             save_state(network.model, self._state_path)
 
-        after = evaluation() if evaluation is not None else None
+        after = evaluation.figures() if evaluation is not None else None
         self._report(target.key, target.value, groups, decision, plan, after, target.counted)
         return plan
 
@@ -143,7 +143,7 @@ class PruningRun:
         """Say what the network is as it is; its plan has no groups."""
         plan = plan_of(self.network, "none", [])
         if self.ranks.rank == 0:
-            after = self.evaluation.baseline() if self.evaluation is not None else None
+            after = self.evaluation.figures() if self.evaluation is not None else None
             share = 0.0
             if self.alphabet is not None:
                 share = 1 - len(self.alphabet.lines) / self.alphabet.whole
@@ -188,7 +188,10 @@ class PruningRun:
         if self.evaluation is None:
             return decision
         return replace(
-            decision, baseline=self.evaluation.baseline(), spread=spread(self.evaluation)
+            decision,
+            baseline=self.evaluation.baseline(),
+            spread=spread(self.evaluation),
+            beside=self.evaluation.beside(),
         )
 
     @contextmanager
@@ -256,15 +259,20 @@ class PruningRun:
         groups: Sequence[ChannelGroup],
         decision: Decision,
         plan: PruningPlan,
-        after: float | None,
+        after: Figures | None,
         counted: str = FLOPS,
     ) -> None:
-        """Say what was done and write the report; ``after`` is the metric of the pruned model."""
+        """Say what was done and write the report; ``after`` is what the pruned model reaches."""
         evaluation, network = self.evaluation, self.network
         metric = evaluation.metric if evaluation is not None else None
         if self.lost is not None:
             plan = together(self.lost, plan)
-        self.logger.info(f"prune: {summary(plan, metric, decision.baseline, after)}")
+        found = after.metric if after is not None else None
+        beside = {
+            name: (decision.beside.get(name), value)
+            for name, value in (after.beside if after is not None else {}).items()
+        }
+        self.logger.info(f"prune: {summary(plan, metric, decision.baseline, found, beside)}")
         if decision.latency is not None:
             self.logger.info(f"prune: {latency_line(decision.latency)}")
         files = {
@@ -278,7 +286,7 @@ class PruningRun:
             feasibility_of=counted,
             alphabet=self.alphabet,
             feasibility=decision.feasibility,
-            metric=metric, before=decision.baseline, after=after,
+            metric=metric, before=decision.baseline, after=found, beside=beside,
             images=evaluation.images if evaluation is not None else None,
             spread=decision.spread,
             latency=decision.latency,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from fixtures_networks import arrays_of, calibrate
 from paddle import nn
 from paddle.nn import functional
 
+from demo.weights import build, network_input
 from ppocr_prune_plugin import surgery
+from ppocr_prune_plugin.criteria import Ranker
+from ppocr_prune_plugin.distance import distances, outputs_of
 from ppocr_prune_plugin.graph.groups import build_graph
 from ppocr_prune_plugin.moments import Moments, collect
 from ppocr_prune_plugin.plan import GroupPlan
@@ -247,6 +252,76 @@ def test_positions_count_by_what_the_answer_makes_of_them() -> None:
     weight, reaction = model.reader.weight.numpy()[..., 0, 0], read.reactions["reader.weight"]
     assert read.remark == ""
     assert np.corrcoef(reaction.ravel(), (weight.T @ weight).ravel())[0, 1] > 0.9
+
+
+class Pooled(nn.Layer):
+    """Its answer is the mean over all positions, or (``whole=False``) the positions themselves."""
+
+    def __init__(self, whole: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Conv2D(3, 16, 1)
+        self.reader = nn.Conv2D(16, 4, 1, bias_attr=False)
+        self.whole = whole
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self.reader(functional.relu(self.first(x)))
+        return y.mean([2, 3]) if self.whole else y
+
+
+def test_what_is_read_on_average_counts_where_the_answer_depends_on_it() -> None:
+    """Errors at many positions that have one sign add up, as behind squeeze-and-excitation."""
+    positions, shown = 16 * 24, images(8)
+    alike, apart = Pooled(), Pooled(whole=False)
+    for model, least, most in ((alike, positions - 1, positions - 1), (apart, 0.0, 5.0)):
+        read = collect(model, build_graph(model, INPUTS), [lambda m=model: m(shown)])
+        count = read.moments["reader.weight"].count.sum() / (8 * positions)
+        # 1 for the positions, and 0.7 for every pair that reacts alike.
+        assert least - 0.01 <= (count - 1) / 0.7 <= most + 0.01
+    compensation = compensation_of(alike)
+    x = images(16, 7)
+    before = alike(x).numpy()
+    plans = keep(compensation, "first", tuple(range(11)))
+    undo = surgery.prune(alike, compensation.graph, plans)
+    plain = np.square(alike(x).numpy() - before).sum()
+    compensation.apply(plans, undo)
+    assert np.square(alike(x).numpy() - before).sum() < 0.2 * plain
+
+
+def test_real_weights_give_nearer_outputs_for_every_group(
+    det_weights: Path, rendered: Path
+) -> None:
+    """A sample of the groups; ``benchmarks/compensation.py`` cuts all of five networks."""
+    model = build("det")
+    model.set_state_dict(paddle.load(f"{det_weights}.pdparams"))
+    graph = build_graph(model, [([1, 3, 320, 320], "float32")])
+    fitted, judged = (
+        [
+            network_input("det", path)[:, :, 160:416, 160:416]
+            for path in sorted((rendered / part).glob("*.jpg"))
+        ]
+        for part in ("train", "val")
+    )
+    x, batches = paddle.to_tensor(np.concatenate(judged)), []
+    for start in range(0, len(fitted), 8):
+        batch = paddle.to_tensor(np.concatenate(fitted[start : start + 8]))
+        batches.append(functools.partial(model, batch))
+    compensation = Compensation(model, graph, collect(model, graph, batches))
+    known = set(compensation.read.moments)
+    groups = [group for group in graph.groups if known & {m.parameter for m in group.members}]
+    # Every fifth, and one whose reader is followed by squeeze-and-excitation.
+    chosen = {group.name: group for group in [graph["backbone.layer_list.0"], *groups[::5]]}
+    arrays, before, ranker = arrays_of(model), outputs_of(model(x)), Ranker("l1")
+    moved: dict[str, tuple[float, float]] = {}
+    for name, group in chosen.items():
+        width = round(0.7 * group.size)
+        plans = keep(compensation, name, ranker.rank(group, arrays).kept(width))
+        undo = surgery.prune(model, graph, plans)
+        plain = float(distances(before, outputs_of(model(x))).mean())
+        compensation.apply(plans, undo)
+        if plain > 1e-9:  # a channel that is zero in every image is no loss
+            moved[name] = float(distances(before, outputs_of(model(x))).mean()), plain
+        surgery.restore(model, undo)
+    assert len(moved) >= 4 and all(cured < plain for cured, plain in moved.values()), moved
 
 
 def test_without_a_gradient_all_positions_count_alike() -> None:

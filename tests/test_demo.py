@@ -12,8 +12,10 @@ import pytest
 
 from demo import __main__ as demo
 from demo.lines import cut_lines
+from demo.reading import countable, pages
 from demo.steps import Steps
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.hooks.adapters.boxes import HMEAN, OVERLAP
 
 
 def run_steps(work: Path, first: int, second: int) -> list[str]:
@@ -111,6 +113,16 @@ def test_weights_are_fetched_by_name(
     assert "ppocrv6_small_rec" in capsys.readouterr().err
 
 
+def test_lines_that_nobody_can_read_are_not_counted(tmp_path: Path) -> None:
+    labels = tmp_path / "val.txt"
+    box = [[0, 0], [9, 0], [9, 4], [0, 4]]
+    marked = [{"transcription": text, "points": box} for text in ("one", "###", "*", "two")]
+    labels.write_text(f"a.png\t{json.dumps(marked)}\nb.png\t[]\n", encoding="utf-8")
+    first, second = pages(tmp_path, labels)
+    assert first.image == tmp_path / "a.png" and first.ignored == [False, True, True, False]
+    assert countable([first, second]) == 2
+
+
 @pytest.mark.slow
 def test_whole_demo_in_small(
     tmp_path: Path, tree: Path, run_tool: object, capsys: pytest.CaptureFixture[str]
@@ -143,8 +155,12 @@ def test_whole_demo_in_small(
     assert image.shape[1] == 2 * 480
     before = json.loads((tmp_path / "stamps" / "eval_before.json").read_text())
     assert before["result"]["hmean"] > 0.8
+    read = json.loads((tmp_path / "stamps" / "read.json").read_text())["result"]
+    assert 0.8 * read["lines"] < read["right"][0] <= read["lines"] >= read["labelled"] > 0
+    assert f"lines read right, of {read['lines']}" in first
+    assert all(0 < figures[name] <= 1 for figures in read["fits"] for name in (HMEAN, OVERLAP))
 
     capsys.readouterr()
     second = run_demo(tmp_path, settings)
-    assert capsys.readouterr().out.count("done before") == 9
+    assert capsys.readouterr().out.count("done before") == 10
     assert second.splitlines()[:-1] == first.splitlines()[:-1]

@@ -248,6 +248,16 @@ def test_latency_predicted_and_measured(report: Report, tmp_path: Path) -> None:
     assert chosen == "40"
 
 
+def test_what_was_counted_beside_the_metric(report: Report, tmp_path: Path) -> None:
+    counted = dataclasses.replace(
+        report, beside={NASTY: (0.8125, 0.75), "mean IoU": (None, 0.7725)}
+    )
+    path = write_report(counted, tmp_path)
+    assert load_report(tmp_path / "report.json") == counted
+    page = " ".join(_Page(path.read_text(encoding="utf-8")).texts)
+    assert f"{NASTY}: 0.7500; 0.8125 before" in page and "mean IoU: 0.7725; ? before" in page
+
+
 def test_the_command_draws_the_same_page(report: Report, tmp_path: Path) -> None:
     path = write_report(report, tmp_path / "prune")
     assert path == tmp_path / "prune" / "report.html"

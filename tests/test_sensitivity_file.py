@@ -125,9 +125,10 @@ def test_an_edit_that_contradicts_itself_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
 ) -> None:
     file = made(tmp_path / "sen.pickle", {"a": {0.2: 0.01, 0.5: 0.1}})
-    file.spread = (0.85, 0.95)
+    file.spread, file.beside = (0.85, 0.95), {"mean IoU": 0.75}
     file.save()
-    assert reopened(tmp_path / "sen.pickle").spread == (0.85, 0.95)
+    again = reopened(tmp_path / "sen.pickle")
+    assert (again.spread, again.beside) == ((0.85, 0.95), {"mean IoU": 0.75})
     edited(tmp_path / "sensitivity.json", change)
     before = (tmp_path / "sensitivity.json").read_bytes()
     with pytest.raises(PruneError, match=f"lacks or misspells .*{said}.*Nothing was changed"):

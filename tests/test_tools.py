@@ -19,10 +19,12 @@ from training import Tools, output
 
 from demo.weights import build
 from ppocr_prune_plugin.checkpoint import read_shapes
+from ppocr_prune_plugin.hooks.adapters.boxes import HMEAN, OVERLAP
 from ppocr_prune_plugin.network import inspect
 from ppocr_prune_plugin.plan import load_plan
 from ppocr_prune_plugin.ratios.costs import flops_of
 from ppocr_prune_plugin.ratios.rounding import width_for_ratio
+from ppocr_prune_plugin.report.data import load_report
 
 SHARE = 0.4
 # FLOPs that uniform pruning may remove less of, so that its task is no harder.
@@ -114,6 +116,10 @@ def test_pruning_by_sensitivity_beats_uniform_random_pruning(
             f"after fine-tuning: {pruned.best:.4f} (random {random.best:.4f}); FLOPs removed: "
             f"{ours.flops.pruned:.1%} (random {theirs.flops.pruned:.1%})"
         )
+    for run in (pruned, random):  # with an analysis and without one
+        beside = load_report(run.folder / "prune" / "report.json").beside
+        assert set(beside) == {HMEAN, OVERLAP} and all(0 < v < 1 for v in beside[OVERLAP])
+        assert f"{HMEAN} {beside[HMEAN][0]:.4f} -> {beside[HMEAN][1]:.4f}" in run.log
     assert abs(ours.flops.pruned - SHARE) <= 0.01
     assert 0 <= ours.flops.pruned - theirs.flops.pruned <= EASIER
     assert pruned.right_after > random.right_after

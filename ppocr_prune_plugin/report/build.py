@@ -37,6 +37,7 @@ def build_report(
     metric: str | None = None,
     before: float | None = None,
     after: float | None = None,
+    beside: Mapping[str, tuple[float | None, float]] | None = None,
     images: int | None = None,
     spread: tuple[float, float] | None = None,
     latency: Latency | None = None,
@@ -59,7 +60,8 @@ def build_report(
         alphabet: the characters that a recogniser was left with.
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
-            images, ``spread`` where the first would lie on other sets of as many.
+            images, ``spread`` where the first would lie on other sets of as many, ``beside`` what
+            else was counted then, by name: before (None: not known) and after.
         latency: where it was the target.
         loss_of: what losses are, where they are not shares of the metric.
         files: label → path, to be listed.
@@ -75,6 +77,7 @@ def build_report(
         metric=metric,
         before=before,
         after=after,
+        beside=dict(beside or {}),
         images=images,
         spread=spread,
         latency=latency,

@@ -111,7 +111,8 @@ class Report:
     ``target`` is the key that said how much to prune, ``target_value`` its value; ``metric`` the
     main indicator's name, ``before`` and ``after`` its values on ``images`` images of the
     unpruned model and right after pruning (None where there is no evaluation set), ``spread``
-    where the unpruned model's would lie on other sets of as many images (95 of 100).
+    where the unpruned model's would lie on other sets of as many images (95 of 100), ``beside``
+    what else was counted before (None: not known) and after, by name.
     ``feasibility`` are rows (share of ``feasibility_of`` removed, predicted loss; None where that
     much is out of reach). ``loss_of`` is what losses are, where they are not shares of the metric:
     the unit of a distance between outputs. ``latency`` is there where it was the target.
@@ -130,6 +131,7 @@ class Report:
     after: float | None = None
     images: int | None = None
     spread: tuple[float, float] | None = None
+    beside: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     latency: Latency | None = None
     frozen: tuple[FrozenChannels, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
@@ -191,6 +193,7 @@ def _read(content: Mapping[str, Any]) -> Report:
             "params": _change(plain["params"]),
             "layers": tuple(_layer(item) for item in plain["layers"]),
             "spread": _pair(plain["spread"]),
+            "beside": {name: tuple(pair) for name, pair in plain.get("beside", {}).items()},
             "latency": None if latency is None else Latency(**latency),
             "frozen": tuple(FrozenChannels(**item) for item in plain["frozen"]),
             "feasibility": tuple((share, loss) for share, loss in plain["feasibility"]),
@@ -271,6 +274,7 @@ _SCHEMA = record(
     },
     {
         "loss_of": text,
+        "beside": mapping(row(maybe(number()), maybe(number()))),
         "alphabet": maybe(
             record(
                 {

@@ -17,7 +17,7 @@ from .. import documents
 from ..files import write_atomically
 from ..plan import Change
 from .data import Characters, Latency, Layer, Report
-from .lines import human
+from .lines import human, known
 from .script import POLICY, SCRIPT
 from .style import CSS
 from .svg import Scale, channel_bar, loss_bar, sensitivity_curve
@@ -139,7 +139,15 @@ def _metric_tile(metric: str, before: float, report: Report) -> str:
         f'<div class="tile"><div class="label">{escape(metric)}{on}</div>'
         f'<div class="big {css}">{after:.4f}</div>'
         f"<div>right after pruning; {before:.4f} before</div>"
-        f'<div class="meter"><i style="width:{left:.1%}"></i></div>{noise}</div>'
+        f'<div class="meter"><i style="width:{left:.1%}"></i></div>{_beside(report)}{noise}</div>'
+    )
+
+
+def _beside(report: Report) -> str:
+    """What was counted beside the metric, a line each."""
+    return "".join(
+        f"<div>{escape(name)}: {known(after)}; {known(before)} before</div>"
+        for name, (before, after) in report.beside.items()
     )
 
 

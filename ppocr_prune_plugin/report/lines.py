@@ -54,9 +54,14 @@ def frozen_lines(graph: ChannelGraph, training_only: Sequence[ChannelGroup]) -> 
 
 
 def summary(
-    plan: PruningPlan, metric: str | None, before: float | None, after: float | None
+    plan: PruningPlan,
+    metric: str | None,
+    before: float | None,
+    after: float | None,
+    beside: Mapping[str, tuple[float | None, float | None]] | None = None,
 ) -> str:
-    """FLOPs and parameters before and after, and the metric right after pruning."""
+    """FLOPs and parameters before and after, the metric right after pruning, and what was counted
+    beside it."""
 
     def change(name: str, value: Change) -> str:
         old, new = human(value.before), human(value.after)
@@ -66,7 +71,14 @@ def summary(
     if metric is not None and after is not None:
         change_of = f"{before:.4f} -> " if before is not None else ""
         parts.append(f"{metric} {change_of}{after:.4f} right after pruning")
+        pairs = (beside or {}).items()
+        parts += [f"{name} {known(old)} -> {known(new)}" for name, (old, new) in pairs]
     return ", ".join(parts)
+
+
+def known(value: float | None) -> str:
+    """A figure, or that it is not known."""
+    return "?" if value is None else f"{value:.4f}"
 
 
 def latency_line(latency: Latency) -> str:

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +35,14 @@ _PATHS = 50_000  # errors simulated for the boundary
 
 # A curve is known well enough where its error is below this loss, or this part of the loss.
 _TOLERANCE, _RELATIVE_TOLERANCE = 0.005, 0.1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A value of the main metric, and by name what was counted beside it."""
+
+    metric: float
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 class Evaluation(Protocol):
@@ -55,8 +63,16 @@ class Evaluation(Protocol):
     def __call__(self) -> float:
         """The metric on the whole set."""
 
+    def figures(self) -> Figures:
+        """The metric on the whole set, and what is counted beside it."""
+        return Figures(self())
+
     def baseline(self) -> float:
         """The metric of the unpruned model, which must be live at the first call."""
+
+    def beside(self) -> Mapping[str, float]:
+        """What was counted beside that."""
+        return {}
 
     def unpruned(self) -> list[Any] | None:
         """What each unit adds to the metric of the unpruned model; None where the metric is not

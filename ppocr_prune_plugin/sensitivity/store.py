@@ -11,7 +11,7 @@ import json
 import math
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class Point:
 class SensitivityFile:
     """Points of all groups, tied to one model, weights, data, criterion, metric and settings.
 
-    ``path`` is where the pickle is; ``weight_names`` are Paddle's own, of the groups of this run
+    ``path`` is where the pickle is; ``baseline`` the metric of the unpruned model, ``spread`` where
+    it would lie on other sets of as many images, ``beside`` what else was counted of it by name;
+    ``weight_names`` are Paddle's own, of the groups of this run
     and of those that a file from another run has beside them.
     """
 
@@ -78,6 +80,7 @@ class SensitivityFile:
     weight_names: Mapping[str, str]
     baseline: float | None = None
     spread: tuple[float, float] | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
     points: dict[str, dict[float, Point]] = field(default_factory=dict)
     skipped: dict[str, list[float]] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ class SensitivityFile:
         """Take over what another file has and this one has not."""
         if self.baseline is None:
             self.baseline, self.spread = other.baseline, other.spread
+            self.beside = other.beside
         self.weight_names = {**other.weight_names, **self.weight_names}
         for name, points in other.points.items():
             mine = self.points.setdefault(name, {})
@@ -106,7 +110,7 @@ class SensitivityFile:
 
     def reopened(self, path: Path) -> SensitivityFile:
         """Another file that belongs to the same, as it is on disk; empty where there is none."""
-        other = replace(self, path=path, points={}, skipped={}, baseline=None, spread=None)
+        other = SensitivityFile(path, self.fingerprint, self.weight_names)
         if other.json_path.exists():
             _read_json(other)
         return other
@@ -134,6 +138,7 @@ class SensitivityFile:
             "fingerprint": dict(self.fingerprint),
             "baseline": self.baseline,
             "spread": self.spread,
+            "beside": dict(self.beside),
             "groups": {
                 name: {
                     "weight": self.weight_names[name],
@@ -245,7 +250,8 @@ _SCHEMA = record(
         "groups": mapping(
             record({"weight": text, "points": mapping(_POINT), "skipped": listed(_RATIO)})
         ),
-    }
+    },
+    {"beside": mapping(number())},
 )
 
 
@@ -291,6 +297,7 @@ def _check_point(point: Mapping[str, Any], baseline: float | None, place: str) -
 def _take(file: SensitivityFile, content: Mapping[str, Any]) -> None:
     file.baseline = content["baseline"]
     file.spread = _pair(content["spread"])
+    file.beside = content.get("beside", {})
     stored = {name: group["weight"] for name, group in content["groups"].items()}
     file.weight_names = {**stored, **file.weight_names}
     for name, group in content["groups"].items():

@@ -14,7 +14,9 @@ from typing import Any
 from ...errors import PruneError
 from ...section import SensitivityOptions
 from ...sensitivity.batches import CachedBatches
+from ...sensitivity.sequential import Figures
 from ...sensitivity.spill import ArrayStore
+from .boxes import WithFits, fits_of
 from .calls import takes_labels
 from .decisions import evaluation_type
 from .metric_states import Both, MetricStates, State
@@ -67,20 +69,30 @@ class PaddleOCREvaluation:
         }
         self._states = MetricStates(arguments["eval_class"])
         self._unpruned: list[State] | None = None
-        self._baseline: float | None = None
+        self._baseline: Figures | None = None
 
     def __call__(self) -> float:
         """Evaluate; the model is left in training mode, as PaddleOCR's ``eval`` leaves it."""
-        return self._whole(self._arguments["eval_class"])
+        return float(self._run(self._all, self._arguments["eval_class"])[self.metric])
+
+    def figures(self) -> Figures:
+        """The same with how well boxes fit, where it is about boxes."""
+        return self._counted(self._arguments["eval_class"])
 
     def baseline(self) -> float:
         """The metric of the unpruned model, which must be live at the first call."""
         if self._baseline is None:
             both = Both(self._arguments["eval_class"], self._states)
-            self._baseline = self._whole(both)
-            if both.agrees(self._baseline):
+            self._baseline = self._counted(both)
+            if both.agrees(self._baseline.metric):
                 self._unpruned = self._states.collected
-        return self._baseline
+        return self._baseline.metric
+
+    def beside(self) -> Mapping[str, float]:
+        """What was counted beside that."""
+        self.baseline()
+        assert self._baseline is not None
+        return self._baseline.beside
 
     def unpruned(self) -> list[State] | None:
         """What each unit adds to the metric of the unpruned model; None where the metric is not
@@ -109,8 +121,16 @@ class PaddleOCREvaluation:
             hook.remove()
         return answers
 
-    def _whole(self, metric: Any) -> float:
-        return float(self._run(range(len(self.sizes)), metric)[self.metric])
+    @property
+    def _all(self) -> Sequence[int]:
+        return range(len(self.sizes))
+
+    def _counted(self, metric: Any) -> Figures:
+        """Evaluate on the whole set."""
+        fits = fits_of(self._arguments["eval_class"])
+        counted = metric if fits is None else WithFits(metric, fits)
+        value = float(self._run(self._all, counted)[self.metric])
+        return Figures(value, {} if fits is None else fits.figures())
 
     def _run(self, units: Sequence[int], metric: Any) -> Mapping[str, Any]:
         """PaddleOCR's ``eval`` on some units."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ def cached_polygons() -> Iterator[None]:
         yield
         return
 
-    def polygon(points: Any) -> _Polygon:
+    def polygon(points: Any) -> Polygon:
         try:
             array = np.asarray(points, np.float64)
         except (TypeError, ValueError):
@@ -44,7 +44,15 @@ def cached_polygons() -> Iterator[None]:
         module.Polygon = original  # type: ignore[union-attr]
 
 
-class _Polygon:
+def polygons(corners: Iterable[Any]) -> list[Polygon]:
+    """Polygons ``[points, 2]`` each, with the geometry that is remembered."""
+    from shapely.geometry import Polygon as Shape
+
+    arrays = [np.asarray(points, np.float64) for points in corners]
+    return [_polygon(Shape, array.shape, array.tobytes()) for array in arrays]
+
+
+class Polygon:
     """What the metric asks of a polygon of shapely's."""
 
     def __init__(self, shape: Any) -> None:
@@ -53,15 +61,15 @@ class _Polygon:
         self.is_valid: bool = shape.is_valid
         self._box: tuple[float, ...] = shape.bounds  # NaN where it is empty: nothing is apart
 
-    def intersection(self, other: _Polygon) -> Any:
+    def intersection(self, other: Polygon) -> Any:
         return _Area(0.0) if self._apart(other) else self._shape.intersection(other._shape)
 
-    def union(self, other: _Polygon) -> Any:
+    def union(self, other: Polygon) -> Any:
         if self._apart(other):
             return _Area(self.area + other.area)
         return self._shape.union(other._shape)
 
-    def _apart(self, other: _Polygon) -> bool:
+    def _apart(self, other: Polygon) -> bool:
         left, low, right, high = self._box
         a, b, c, d = other._box
         return right < a or c < left or high < b or d < low
@@ -73,5 +81,5 @@ class _Area:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _polygon(make: Any, shape: tuple[int, ...], content: bytes) -> _Polygon:
-    return _Polygon(make(np.frombuffer(content).reshape(shape)))
+def _polygon(make: Any, shape: tuple[int, ...], content: bytes) -> Polygon:
+    return Polygon(make(np.frombuffer(content).reshape(shape)))
