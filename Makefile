@@ -5,6 +5,10 @@
 # make lint   lint and types alone
 # make test-tree TREE=DIR   the tools of another PaddleOCR tree, in an environment for old ones, too
 #             (2.6: with TREES=.venv-trees-2.6 TREE_PINS=requirements/trees-2.6.txt)
+# make dist-check   build the wheel and the source distribution, and install both in clean
+#             environments of every Python that is supported and on this machine
+# make docs   the documentation, into site/; a broken link fails (DOCS_ENV: its environment)
+# make docs-serve   the same in a browser, rebuilt as pages are written
 # make clean  remove the environment and everything that the above made
 #
 # PYTHON=python3.12 names the Python of a new environment, PADDLE=3.3.1 another Paddle, which has an
@@ -22,6 +26,8 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TREES ?= .venv-trees$(OTHER)
 TREE_ARGS ?=
 TREE_PINS ?=
+DIST_ARGS ?=
+DOCS_ENV ?= .venv-docs
 
 # The environment's parts in the order of how seldom they change.
 BASE := $(VENV)/.base-installed
@@ -32,7 +38,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test test-faults test-tree lint clean env check
+.PHONY: demo test test-faults test-tree lint docs docs-serve dist-check clean env check
 
 demo: $(READY)
 	$(BIN)/python -m demo --work $(WORK)
@@ -60,6 +66,20 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dist-check:
+	$(PYTHON) benchmarks/dist_check.py $(DIST_ARGS)
+
+docs: $(DOCS_ENV)/.installed
+	$(DOCS_ENV)/bin/mkdocs build --strict --clean
+
+docs-serve: $(DOCS_ENV)/.installed
+	$(DOCS_ENV)/bin/mkdocs serve
+
+$(DOCS_ENV)/.installed: requirements/docs.txt
+	test -x $(DOCS_ENV)/bin/python || $(PYTHON) -m venv $(DOCS_ENV)
+	$(DOCS_ENV)/bin/python -m pip --disable-pip-version-check install -r requirements/docs.txt
+	touch $@
+
 env: $(READY) $(SOURCES)
 
 check:
@@ -80,5 +100,5 @@ $(READY): $(BASE) pyproject.toml setup.py $(wildcard startup/*)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* demo_output demo_output-* $(VENV) $(WORK)
+	rm -rf .venv .venv-* demo_output demo_output-* $(VENV) $(WORK) $(DOCS_ENV) site
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -13,6 +13,7 @@ from . import surgery
 from .criteria import Ranker
 from .errors import PruneError
 from .graph.cost import CostModel, cost_model
+from .graph.flow import AFFINE, IN
 from .graph.groups import ChannelGraph, ChannelGroup, build_graph
 from .graph.inference_mode import in_inference_mode, reparameterises
 from .graph.live import tensors_in, untrained
@@ -48,6 +49,18 @@ class Network:
         """Groups whose channels no deployed network produces."""
         return [group for group in self.graph.groups if not self._deployed(group)]
 
+    @property
+    def deployed(self) -> frozenset[str]:
+        """Names of what inference mode computes with, all branches of what becomes one included."""
+        makers = (
+            member.parameter
+            for group in self.graph.groups
+            if self._deployed(group)
+            for member in group.members
+            if member.role != IN
+        )
+        return self.costs.deployed.union(makers)
+
     def _deployed(self, group: ChannelGroup) -> bool:
         return any(member.parameter in self.costs.deployed for member in group.members)
 
@@ -58,7 +71,7 @@ class Network:
             PruneError: a pattern matches nothing, or nothing is left.
         """
         groups = [group for group in self.graph.groups if self._deployed(group)]
-        require_matches(section.skip, self.graph.groups, "Prune.skip", source)
+        self.require_skipped(section.skip, source)
         if isinstance(section.ratio, Mapping):
             require_matches(section.ratio, groups, "Prune.ratio", source)
         left = [g for g in groups if not any(matches(g, pattern) for pattern in section.skip)]
@@ -72,6 +85,16 @@ class Network:
                 )
             )
         return left
+
+    def require_skipped(self, skip: Sequence[str], source: str) -> None:
+        """Raise :class:`PruneError` for a pattern of ``Prune.skip`` that names no layer; a layer
+        that produces nothing that could be pruned may be named, as in lists for other tools."""
+        groups = self.graph.groups
+        carried = {m.layer for group in groups for m in group.members if m.role == AFFINE}
+        layers = {
+            name.rpartition(".")[0] for name, shape in self.graph.shapes.items() if len(shape) > 1
+        }
+        require_matches(skip, groups, "Prune.skip", source, layers - carried)
 
 
 def _reasons(graph: ChannelGraph) -> str:

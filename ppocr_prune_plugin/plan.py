@@ -133,9 +133,9 @@ class PruningPlan:
             content["progress"] = vars(self.progress)
         return documents.signed(content)
 
-    def save(self, path: Path) -> None:
-        """Write the plan; the file is complete or not there."""
-        documents.write(path, self.as_dict())
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan; the file is complete, or as it was before."""
+        documents.write(Path(path), self.as_dict())
 
 
 def plan_path(prefix: str | os.PathLike[str]) -> Path:

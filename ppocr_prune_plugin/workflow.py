@@ -33,6 +33,16 @@ from .sensitivity.sequential import Evaluation, spread
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A plan, why it is this one, the groups that could be pruned, and what cures its cut."""
+
+    plan: PruningPlan
+    decision: Decision
+    groups: Sequence[ChannelGroup]
+    recovery: Recovery
+
+
+@dataclass(frozen=True)
 class PruningRun:
     """One pruning of one live model.
 
@@ -80,8 +90,14 @@ class PruningRun:
         self.ranks.post(FINISHED)
         return plan
 
-    def _as_rank_0(self, target: Ratio | MeasuredTarget) -> PruningPlan:
-        network, section, evaluation = self.network, self.section, self.evaluation
+    def choose(self) -> Choice:
+        """What to do, on the unpruned network, which is left as it was.
+
+        Raises:
+            PruneError: the target cannot be reached, or would prune nothing (with ``dry_run`` that
+                is only warned of), or files do not fit.
+        """
+        network, section, target = self.network, self.section, target_of(self.section)
         groups = network.prunable(section, self.source)
         self._log_frozen()
         moments = self._moments()
@@ -96,12 +112,18 @@ class PruningRun:
         plan = make_plan(network, decision.widths, ranker)
         if self.unpruned is not None:
             plan = replace(plan, unpruned={"": self.unpruned})
+        return Choice(plan, decision, groups, recovery)
+
+    def _as_rank_0(self, target: Ratio | MeasuredTarget) -> PruningPlan:
+        network, evaluation = self.network, self.evaluation
+        choice = self.choose()
+        plan, decision, groups = choice.plan, choice.decision, choice.groups
         plan.save(self._plan_path)
         for line in plan_table(groups, plan, decision.predicted_losses(groups)):
             self.logger.info(line)
 
         undo = apply_checked(network, plan)
-        self.logger.info(f"prune: {recovery.finish(network.graph, plan.groups, undo)}")
+        self.logger.info(f"prune: {choice.recovery.finish(network.graph, plan.groups, undo)}")
         if self.ranks.size > 1:
             save_state(network.model, self._state_path)
 

@@ -106,6 +106,17 @@ def test_the_first_crossing_is_found_and_nothing_beyond_it_measured(
     }
 
 
+def test_a_curve_from_elsewhere_is_read_between_its_ratios(tmp_path: Path) -> None:
+    """PaddleSlim's file has ratios that rounding gives to none of our widths."""
+    analysis, evaluation, name = analysed(tmp_path, {16: 0.4})
+    analysis.file.points[name] = {ratio: Point(ratio / 100) for ratio in (0.1, 0.3, 0.5)}
+    assert analysis.reused(analysis.graph.groups, 0.05, curve=False).startswith("3 points of an")
+    analysis.rising(analysis.graph.groups, 0.05, curve=False)
+    assert [width for width, _ in evaluation.asked] == [24, 16]
+    widths = widths_by_max_loss({name: analysis.file.curve(name)}, {name: 64}, 0.05, 8)
+    assert widths == {name: 24}
+
+
 def test_a_point_that_leaves_the_question_open_is_measured_again(tmp_path: Path) -> None:
     """An earlier run with another bound was content with fewer images."""
     analysis, evaluation, name = analysed(tmp_path, {24: 0.5}, exact=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def refuse(cls_tools: Tools) -> Callable[..., str]:
 def test_untrained_weights(refuse: Callable[..., str], tmp_path: Path) -> None:
     message = refuse(tmp_path, "train", "Global.pretrained_model=null", "Prune.ratio=0.3")
     assert "random" in message and "allow_untrained" in message
+
+
+def test_weights_of_another_network(
+    refuse: Callable[..., str], tmp_path: Path, det_weights: Path
+) -> None:
+    # PaddleOCR loads what fits and says nothing of what is missing: three branches in four.
+    branches = "Architecture.Backbone.conv_kxk_num=4"
+    message = refuse(tmp_path, "train", TRAINED, "Prune.ratio=0.3", branches)
+    assert re.search(rf"{det_weights}\.pdparams has no weights that fit \d+ of \d+", message)
+    assert "backbone.blocks2.0.pw_conv" in message and "allow_untrained" in message
+    assert "neck" not in message
 
 
 def test_a_pattern_that_matches_no_layer(refuse: Callable[..., str], tmp_path: Path) -> None:

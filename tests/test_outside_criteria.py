@@ -112,7 +112,7 @@ def test_a_package_that_is_installed_from_the_current_folder_is_installed(
 def test_both_languages_show_the_same_code() -> None:
     english, chinese = (
         re.findall(r"```\w+\n.*?```", guide.read_text(encoding="utf-8"), re.S)
-        for guide in (GUIDE, GUIDE.with_name("criteria_ch.md"))
+        for guide in (GUIDE, GUIDE.with_name("criteria.zh.md"))
     )
     assert english == chinese and len(english) == 4
 

@@ -78,7 +78,7 @@ def test_the_example_of_the_guide(install: Install, line: str | None) -> None:
 def test_both_languages_show_the_same_code() -> None:
     english, chinese = (
         re.findall(r"```\w+\n.*?```", guide.read_text(encoding="utf-8"), re.S)
-        for guide in (GUIDE, GUIDE.with_name("rules_ch.md"))
+        for guide in (GUIDE, GUIDE.with_name("rules.zh.md"))
     )
     assert english == chinese and len(english) == 3
 

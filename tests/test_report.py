@@ -33,6 +33,8 @@ from ppocr_prune_plugin.report.data import (
     load_report,
 )
 from ppocr_prune_plugin.report.html import render, write_report
+from ppocr_prune_plugin.report.script import POLICY, SCRIPT
+from ppocr_prune_plugin.report.svg import Scale
 from ppocr_prune_plugin.section import parse_section
 from ppocr_prune_plugin.sensitivity.store import Point as Measured
 from ppocr_prune_plugin.sensitivity.store import SensitivityFile
@@ -72,12 +74,13 @@ def report() -> Report:
 class _Page(HTMLParser):
     """Texts, tags and attributes; fails on tags that are not closed as they were opened."""
 
-    VOID = frozenset({"meta", "wbr", "rect", "line", "polyline", "polygon", "br"})
+    VOID = frozenset({"meta", "wbr", "rect", "line", "polyline", "polygon", "br", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self._open: list[str] = []
         self.feed(text)
@@ -87,6 +90,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
+        self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self._open.append(tag)
 
@@ -132,14 +136,88 @@ def test_curves_bars_and_marks_are_drawn(report: Report) -> None:
     assert text.count("<title>ratio 0.5: loss 90.00%, metric 0.0900 on 8 images</title>") == 1
     # The legend's sample, and the stretch of the stem that was not measured.
     assert text.count('class="unmeasured"') == 2
-    assert re.search(r'aria-label="body\.conv: 64 channels, 48 kept"', text)
     bar = re.search(r"body\.conv: 64 channels, 48 kept</title>(.*?)</svg>", text)
     assert bar is not None
     assert re.findall(r'width="([\d.]+)"', bar[1]) == ["100.00", "75.00"]
     assert "more than was measured" in text and "over 100%" in text and "150" not in text
-    assert re.search(r'class="chosen"><td class="number">40%', text)
+    assert re.search(r'class="chosen"><th scope="row" class="number">40%.*?; this plan', text)
     # 0.01 + 0.02 predicted, (0.9 - 0.6) / 0.9 measured.
     assert "3.00% predicted, 33.33% measured" in text
+
+
+def test_the_band_of_confidence_is_drawn_and_said(report: Report) -> None:
+    points = (Point(0.25, 0.1, 0.8, 20, (0.05, 0.15)), Point(0.5, 0.3, 0.6, 48))
+    banded = dataclasses.replace(report, layers=(Layer("a.conv", 32, 16, 0.3, points),))
+    page = render(banded)
+    (band,) = re.findall(r'<polygon class="band" points="([^"]+)"', page)
+    corners = [tuple(map(float, corner.split(","))) for corner in band.split()]
+    # There along the upper bounds, and back along the lower ones; a point that was measured on all
+    # images has no width, nor has the beginning.
+    there, back = corners[:3], corners[:2:-1]
+    assert [x for x, _ in there] == [x for x, _ in back] == sorted(x for x, _ in there)
+    assert there[0] == back[0] and there[2] == back[2] and there[1][1] < back[1][1]
+    height = there[0][1] - there[2][1]  # of a loss of 0.3
+    assert there[0][1] - there[1][1] == pytest.approx(height * 0.15 / 0.3, abs=0.1)
+    assert there[0][1] - back[1][1] == pytest.approx(height * 0.05 / 0.3, abs=0.1)
+    (values,) = re.findall(r"<details>.*?</details>", page, re.S)
+    said = re.sub(r"<[^>]+>", " ", values)
+    assert re.search(r"25%\s+10\.00%\s+5\.0% to 15\.0%\s+0\.8000", said), said
+    assert re.search(r"50%\s+30\.00%\s+exact\s+0\.6000", said), said
+    assert "50% removed, 30.00% predicted" in said
+    assert 'class="band"' in page and 'class="band"' not in render(report)
+    wide = dataclasses.replace(points[0], interval=(0.0, 0.72))
+    assert Scale.of([Layer("a", 32, 16, None, (wide,))]).high == 0.8
+
+
+def test_tables_have_captions_and_headings(report: Report) -> None:
+    page = _Page(render(report))
+    count = page.tags.count
+    assert count("table") == count("caption") == 2 + 3  # costs, layers, and values of each curve
+    headings = [attributes for tag, attributes in page.elements if tag == "th"]
+    assert all(attributes.get("scope") in ("row", "col") for attributes in headings)
+    assert sum(attributes["scope"] == "row" for attributes in headings) == 4 + 4 + 5
+    # What scrolls can be scrolled by keyboard, and has a name; charts are named or hidden.
+    (region,) = [item for _, item in page.elements if item.get("role") == "region"]
+    assert region["tabindex"] == "0" and region["aria-label"]
+    for tag, attributes in page.elements:
+        if tag == "svg":
+            assert attributes.get("aria-hidden") == "true" or attributes["aria-label"]
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    named = {value for name, value in page.attributes if name in ("aria-labelledby", "for")}
+    assert named <= set(names)
+
+
+def test_many_layers_can_be_sorted_and_searched(report: Report) -> None:
+    few = render(report)
+    assert "<script" not in few and 'id="search"' not in few
+    layers = tuple(
+        dataclasses.replace(layer, name=f"{number}.{layer.name}")
+        for number in range(8)
+        for layer in report.layers
+    )
+    text = render(dataclasses.replace(report, layers=layers))
+    page = _Page(text)
+    # Without the script nothing offers what it cannot do; all is there.
+    (tools,) = [item for _, item in page.elements if item.get("id") == "tools"]
+    assert "hidden" in tools and "button" not in page.tags
+    assert text.count('<tr><th scope="row" data-value=') == 32
+    assert text.count("<figure data-layer=") == 24
+    # No word of the data becomes code: the one script is the same whatever the report says.
+    assert page.tags.count("script") == 1
+    assert text.count(f"<script>{SCRIPT}</script>") == 1
+    assert f'content="{POLICY}"' in text and f'content="{POLICY}"' in few
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|fetch|XMLHttp|eval|innerHTML", text)
+    # What it looks for is there, and numbers are sorted as numbers.
+    for name in re.findall(r'getElementById\("(\w+)"\)', SCRIPT):
+        assert f'id="{name}"' in text
+    rows = re.findall(r'<tr><th scope="row" data-value="([^"]*)">(.*?)</tr>', text)
+    body = next(cells for name, cells in rows if name == "0.body.conv")
+    assert re.findall(r'<td class="number" data-value="([^"]*)">', body) == [
+        "64", "48", "0.25", "0.02",
+    ]  # fmt: skip
+    stem = next(cells for name, cells in rows if name == "0.stem.conv")
+    assert re.findall(r'<td class="number" data-value="([^"]*)">', stem) == ["16", "16", "0", ""]
 
 
 def test_no_analysis_and_no_evaluation(report: Report) -> None:
@@ -167,7 +245,7 @@ def test_latency_predicted_and_measured(report: Report, tmp_path: Path) -> None:
     page = " ".join(_Page(path.read_text(encoding="utf-8")).texts)
     assert "38.0%" in page and "200 → 124 ms; predicted 130 ms" in page
     # The row nearest to what was achieved is marked, by time and not by FLOPs.
-    (chosen,) = re.findall(r'<tr class="chosen"><td class="number">(\d+)%', path.read_text())
+    (chosen,) = re.findall(r'<tr class="chosen"><th [^>]*>(\d+)%', path.read_text())
     assert chosen == "40"
 
 

@@ -1,12 +1,21 @@
-"""Print the channel groups of a config's model: what is pruned together, and what cannot be."""
+"""Print or draw the channel groups of a config's model.
+
+What is pruned together, what cannot be pruned, and why.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import surgery
+from ..drawing.dot import dot
+from ..drawing.scene import Scene, scene_of
+from ..drawing.svg import draw
+from ..errors import PruneError, did_you_mean, quoted
+from ..files import read_file, write_atomically
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
 from ..hooks.adapters.inputs import image_shape
@@ -16,12 +25,14 @@ from ..hooks.adapters.tree import build_from_config, find_tree, require_tree
 from ..hooks.patches.config import current_section
 from ..network import Network
 from ..ratios.rounding import widths
-from ..ratios.uniform import matches, require_matches
+from ..ratios.uniform import matches
 from ..report.lines import human
 from ..section import PruneSection
 from .config_options import add_config_options
 
 _SHOWN = 3  # layers named per line without --all
+# Stands in each file that is drawn, so that a later drawing may take its place.
+_DRAWN = "Channel groups, drawn by ppocr-prune groups: "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,26 +42,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tree", type=Path, default=None, help="the PaddleOCR tree (default: search for one)"
     )
     parser.add_argument("--all", action="store_true", help="name every layer of every group")
+    parser.add_argument("--group", metavar="NAME", help="this group alone, with all of its layers")
+    for ending, words in ((".svg", "as an image"), (".dot", "for Graphviz")):
+        parser.add_argument(
+            f"--{ending[1:]}", type=Path, metavar="FILE", help=f"draw the groups {words} as well"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report. Raises :class:`PruneError`."""
+    """Print the report, and draw it. Raises :class:`PruneError`."""
+    files = [(path, ending) for path, ending in ((args.svg, ".svg"), (args.dot, ".dot")) if path]
+    for path, ending in files:
+        _require_drawing(path, ending)
     tree = require_tree(args.tree) if args.tree is not None else find_tree()
     model, config = build_from_config(args.config, args.opt, tree)
     source = str(args.config)
     section = current_section(config, source) or PruneSection()
+    names: list[str] = []
+    scenes: list[Scene] = []
     for family in families(config, model, section, source):
         first, *others = family.members
         image_shape(first.config, source)  # what is wrong with it is said of this file
         network = Networks().of(first)
+        names += [group.name for group in network.graph.groups]
+        chosen = [g for g in network.graph.groups if args.group in (None, g.name)]
+        if not chosen and args.group is not None:
+            continue
         shape = network.inputs[0][0]
         name = f"{first.name}, a {type(first.model).__name__}," if first.name else ""
         print(f"{source}: {name or type(first.model).__name__} at {' x '.join(map(str, shape))}")
         if others:
             print(f"{', '.join(part.name for part in others)}: the same, and pruned as wide")
-        for line in describe(network, family.section, source, None if args.all else _SHOWN):
+        if args.group is None:
+            lines = describe(network, family.section, source, None if args.all else _SHOWN)
+        else:
+            lines = _group_lines("", network, chosen[0], _note(network, chosen[0]), None)
+        for line in lines:
             print(line)
+        if files:
+            scenes += [_scene(network, group, first.name) for group in chosen]
+    if args.group is not None and args.group not in names:
+        raise PruneError(
+            f"{source}: --group is {quoted(args.group)}, which is no channel group"
+            f"{did_you_mean(args.group, names)}. Without --group all of them are listed."
+        )
+    description = _DRAWN + source + (f", {args.group}" if args.group else "")
+    for path, ending in files:
+        drawn = draw(scenes, description) if ending == ".svg" else dot(scenes, description)
+        write_atomically(path, drawn)
+        print(f"{path}: {_count(len(scenes), 'channel group')} drawn")
     return 0
+
+
+def _require_drawing(path: Path, ending: str) -> None:
+    """Refuse to write over what is no drawing of these."""
+    if path.suffix != ending:
+        raise PruneError(f"--{ending[1:]} {path}: the name of such a file ends with {ending}.")
+    if path.exists() and _DRAWN.encode() not in read_file(path, "a drawing")[:2000]:
+        raise PruneError(
+            f"--{ending[1:]} {path}: there is a file that this command has not drawn, so it is not "
+            "overwritten. Name another one, or move it away."
+        )
+
+
+def _scene(network: Network, group: ChannelGroup, part: str) -> Scene:
+    flops, params = touched(network, group)
+    notes = [f"in {_share(flops)} of the FLOPs (MACs) and {_share(params)} of the parameters"]
+    if note := _note(network, group).strip():
+        notes.append(note)
+    scene = scene_of(network.model, network.graph, group, notes)
+    return replace(scene, title=f"{part}: {scene.title}") if part else scene
+
+
+def _note(network: Network, group: ChannelGroup) -> str:
+    return "  (only training uses it)" if group in network.training_only else ""
 
 
 def describe(network: Network, section: PruneSection, source: str, shown: int | None) -> list[str]:
@@ -67,7 +132,7 @@ def describe(network: Network, section: PruneSection, source: str, shown: int | 
     """
     training = network.training_only
     deployed = [group for group in network.graph.groups if group not in training]
-    require_matches(section.skip, network.graph.groups, "Prune.skip", source)
+    network.require_skipped(section.skip, source)
     skipped = [g for g in deployed if any(matches(g, pattern) for pattern in section.skip)]
     lines = ["", network.unseen] if network.unseen else [""]
     for number, group in enumerate(deployed, 1):

@@ -31,7 +31,9 @@ from .interface import Array, Arrays, Context, filters
 FORGOTTEN = ("pkg_resources", "pip")
 
 _PRUNERS = "paddleslim.dygraph.prune"
-_INSTALL = (
+# What installs it without the OpenCV that its own requirements pin; the extra [paddleslim] is the
+# second part.
+INSTALL = (
     "pip install --no-deps paddleslim==2.6.0 && "
     "pip install six decorator pyzmq matplotlib requests scipy"
 )
@@ -148,7 +150,7 @@ def load() -> types.ModuleType:
     except ImportError as error:
         raise PruneError(
             f"Prune.criterion: PaddleSlim cannot be imported ({error}). Install it with"
-            f" `{_INSTALL}` (its own requirements ask for an OpenCV that fits no current NumPy, and"
+            f" `{INSTALL}` (its own requirements ask for an OpenCV that fits no current NumPy, and"
             " leave others out)."
         ) from error
     finally:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..structure import SizeAttribute
 from .flow import AFFINE, IN, OUT
+from .trace import Program
 
 __all__ = ["ChannelGraph", "ChannelGroup", "Frozen", "Indices", "Member", "SizeAttribute"]
 
@@ -86,7 +87,8 @@ class ChannelGraph:
     ``shapes`` holds the shape of every parameter and buffer that the trace has seen;
     ``multipliers`` the filters per input channel of each depthwise convolution; ``attributes``
     the sizes that the model's code keeps beside its parameters;
-    ``unknown`` the operations without a rule, with how often each was met.
+    ``unknown`` the operations without a rule, with how often each was met; ``program`` is the
+    traced network that they were found in.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -95,6 +97,7 @@ class ChannelGraph:
     multipliers: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     attributes: tuple[SizeAttribute, ...] = ()
+    program: Program | None = None
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import paddle
@@ -46,7 +47,7 @@ def build_graph(
     with attributes_read(model) as reads:
         program = trace(model, inputs, training)
     graph = confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
-    return follow_rep(model, graph)
+    return replace(follow_rep(model, graph), program=program)
 
 
 def find_groups(program: Program) -> ChannelGraph:

@@ -16,11 +16,18 @@ def matches(group: ChannelGroup, pattern: str) -> bool:
 
 
 def require_matches(
-    patterns: Iterable[str], groups: Sequence[ChannelGroup], key: str, source: str
+    patterns: Iterable[str],
+    groups: Sequence[ChannelGroup],
+    key: str,
+    source: str,
+    others: Iterable[str] = (),
 ) -> None:
-    """Raise :class:`PruneError` for a pattern that names no layer."""
+    """Raise :class:`PruneError` for a pattern that names no layer, of ``groups`` or ``others``."""
+    others = list(others)
     for pattern in patterns:
-        if not any(matches(group, pattern) for group in groups):
+        if not any(matches(group, pattern) for group in groups) and not any(
+            fnmatchcase(name, pattern) for name in others
+        ):
             names = [group.name for group in groups]
             hint = did_you_mean(pattern, names)
             raise PruneError(

@@ -1,4 +1,9 @@
-"""The report as one HTML file that needs nothing else: no scripts, no fonts, no network."""
+"""The report as one HTML file that needs nothing else: no fonts, no network, and no script but a
+small one of its own, which sorts and searches where there are many layers.
+
+Tables have captions and row headings, charts a table of their values below them, and what scrolls
+takes the keyboard's focus, so that the page can be read without a pointer and without seeing it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,12 @@ from ..files import write_atomically
 from ..plan import Change
 from .data import Latency, Layer, Report
 from .lines import human
+from .script import POLICY, SCRIPT
 from .style import CSS
 from .svg import Scale, channel_bar, loss_bar, sensitivity_curve
+
+# More layers than these can be sorted and searched.
+_MANY = 30
 
 
 def write_report(report: Report, folder: Path) -> Path:
@@ -47,11 +56,18 @@ def render(report: Report) -> str:
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
+        + "\n</main>\n"
+        + (f"<script>{SCRIPT}</script>\n" if _is_long(report) else "")
+        + "</body>\n</html>\n"
     )
+
+
+def _is_long(report: Report) -> bool:
+    return len(report.layers) > _MANY
 
 
 def _header(report: Report) -> str:
@@ -90,10 +106,10 @@ def _change_tile(name: str, change: Change) -> str:
 
 def _latency_tile(latency: Latency) -> str:
     left = min(max(latency.after / latency.before, 0.0), 1.0)
-    sign = "&minus;" if latency.pruned >= 0 else "+"
+    sign, css = ("&minus;", "good") if latency.pruned >= 0 else ("+", "warn")
     return (
         '<div class="tile"><div class="label">Latency, measured</div>'
-        f'<div class="big good">{sign}{abs(latency.pruned):.1%}</div>'
+        f'<div class="big {css}">{sign}{abs(latency.pruned):.1%}</div>'
         f"<div>{latency.before:.4g} &rarr; {latency.after:.4g} ms; predicted "
         f"{latency.predicted:.4g} ms</div>"
         f'<div class="meter"><i style="width:{left:.1%}"></i></div>'
@@ -138,10 +154,11 @@ def _feasibility(report: Report) -> str:
         said = "more than was measured" if loss is None else f"{loss:.2%}"
         if loss is not None and loss > 1:  # a sum of losses may say more than can be lost
             said = "over 100%"
-        row = '<tr class="chosen">' if chosen else "<tr>"
+        row, mark = ('<tr class="chosen">', "; this plan") if chosen else ("<tr>", "")
         rows.append(
-            f'{row}<td class="number">{share:.0%}</td>'
-            f'<td class="bar">{bar}</td><td class="number">{said}</td></tr>'
+            f'{row}<th scope="row" class="number">{share:.0%}</th>'
+            f'<td><div class="pair"><span class="bar">{bar}</span>'
+            f'<span class="number">{said}{mark}</span></div></td></tr>'
         )
     return (
         "<section><h2>What each target would cost</h2>"
@@ -150,9 +167,10 @@ def _feasibility(report: Report) -> str:
         f"{escape(report.feasibility_of)} were removed where it hurts least. Predictions add up "
         "what each layer costs by itself; layers pruned together usually cost more, and "
         "fine-tuning wins most of it back.</p>"
-        '<div class="scroll"><table class="narrow"><thead><tr><th class="number">removed</th>'
-        f'<th></th><th class="number">predicted loss</th></tr></thead><tbody>{"".join(rows)}'
-        f"</tbody></table></div>{_prediction(report)}</section>"
+        '<table class="narrow"><caption class="unseen">Predicted loss by the share removed'
+        '</caption><thead><tr><th scope="col" class="number">removed</th>'
+        '<th scope="col" class="number">predicted loss</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>{_prediction(report)}</section>"
     )
 
 
@@ -189,12 +207,16 @@ def _prediction(report: Report) -> str:
 def _channels(report: Report) -> str:
     widest = max((layer.channels for layer in report.layers), default=1)
     rows = "".join(
-        f'<tr><td class="name">{escape(layer.name)}</td>'
-        f'<td class="bar">{channel_bar(layer, widest)}</td>'
-        f'<td class="number">{layer.channels}</td><td class="number">{layer.kept}</td>'
-        f'<td class="number">{_ratio(layer)}</td>'
-        f'<td class="number">{_loss(layer)}</td></tr>'
+        f'<tr><th scope="row" data-value="{escape(layer.name)}"><div class="pair">'
+        f'<span class="name">{_breakable(layer.name)}</span>'
+        f'<span class="bar">{channel_bar(layer, widest)}</span></div></th>'
+        f"{_number(layer.channels, str(layer.channels))}{_number(layer.kept, str(layer.kept))}"
+        f"{_number(layer.ratio, _ratio(layer))}{_number(_predicted(layer), _loss(layer))}</tr>"
         for layer in report.layers
+    )
+    heads = "".join(
+        f'<th scope="col" class="number">{name}</th>'
+        for name in ("before", "after", "removed", "predicted loss")
     )
     return (
         "<section><h2>Channels, layer by layer</h2>"
@@ -202,42 +224,61 @@ def _channels(report: Report) -> str:
         "A line stands for a channel group: all layers that lose the same channels together, under "
         f"the name of the first. Widths kept are multiples of {report.round_to} where the layer "
         "has that many.</p>"
-        '<div class="scroll"><table><thead><tr><th>layer</th><th></th>'
-        '<th class="number">before</th><th class="number">after</th><th class="number">removed</th>'
-        f'<th class="number">predicted loss</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        "</section>"
+        f"{_SEARCH if _is_long(report) else ''}"
+        '<div class="scroll" role="region" tabindex="0" aria-label="Table of layers">'
+        '<table id="layers" class="layers"><caption class="unseen">Channels of each layer before '
+        'and after</caption><thead><tr><th scope="col">layer</th>'
+        f"{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
+
+
+# Shown by the script, without which it does nothing.
+_SEARCH = (
+    '<div class="tools" id="tools" hidden><label for="search">Search layers, also below</label>'
+    '<input type="search" id="search" autocomplete="off" spellcheck="false">'
+    '<span role="status" id="shown"></span></div>'
+)
+
+
+def _number(value: float | None, said: str) -> str:
+    """A cell, with the number that it is sorted by."""
+    return f'<td class="number" data-value="{"" if value is None else f"{value:.6g}"}">{said}</td>'
 
 
 def _ratio(layer: Layer) -> str:
     return f"{layer.ratio:.0%}" if layer.ratio else '<span class="muted">0%</span>'
 
 
+def _predicted(layer: Layer) -> float | None:
+    return layer.predicted_loss if layer.ratio else None
+
+
 def _loss(layer: Layer) -> str:
-    if layer.predicted_loss is None or not layer.ratio:
-        return '<span class="muted">&ndash;</span>'
-    return f"{layer.predicted_loss:.2%}"
+    loss = _predicted(layer)
+    return '<span class="muted">&ndash;</span>' if loss is None else f"{loss:.2%}"
 
 
 def _curves(report: Report) -> str:
     measured = [layer for layer in report.layers if layer.points]
     if not measured:
         return (
-            "<section><h2>Sensitivity</h2><p>Not measured: the target was a ratio, which needs no "
-            "analysis.</p></section>"
+            "<section><h2>Sensitivity</h2>"
+            "<p>Not measured: the target was a ratio, which needs no analysis.</p></section>"
         )
     scale = Scale.of(measured)
     furthest = max(layer.points[-1].ratio for layer in measured)
     ordered = sorted(measured, key=lambda layer: -sensitivity(layer, furthest))
     figures = "".join(
-        f'<figure><figcaption><span class="name">{_breakable(layer.name)}</span>'
-        f"<small>{_caption(layer)}</small></figcaption>{sensitivity_curve(layer, scale)}</figure>"
+        f'<figure data-layer="{escape(layer.name)}"><figcaption>'
+        f'<span class="name">{_breakable(layer.name)}</span>'
+        f"<small>{_caption(layer)}</small></figcaption>{sensitivity_curve(layer, scale)}"
+        f"{_values(layer)}</figure>"
         for layer in ordered
     )
     without = [layer.name for layer in report.layers if not layer.points]
     rest = (
-        f'<p class="muted">No point was measured of {_names(without)}: rounding leaves no width to '
-        "try.</p>"
+        f'<p class="muted below">No point was measured of {_names(without)}: rounding leaves no '
+        "width to try.</p>"
         if without
         else ""
     )
@@ -245,8 +286,8 @@ def _curves(report: Report) -> str:
         "<section><h2>Sensitivity, most sensitive first</h2>"
         f"<p>Each layer pruned by itself: the {_what_loss_is(report)} (upwards) when a share of "
         "its channels is removed (to the right). All curves have the same scale; below zero, "
-        "pruning helped. Point at a dot to read it.</p>"
-        f"{_legend()}"
+        "pruning helped. Point at a dot to read it, or open the values below its chart.</p>"
+        f"{_legend(any(point.interval for layer in measured for point in layer.points))}"
         f'<div class="curves">{figures}</div>{rest}</section>'
     )
 
@@ -266,14 +307,46 @@ def _caption(layer: Layer) -> str:
     return f"{layer.channels} &rarr; {layer.kept} channels, {layer.ratio:.0%} removed"
 
 
-def _legend() -> str:
+def _values(layer: Layer) -> str:
+    """The points of a curve as a table, to be opened."""
+    head = '<th scope="col">removed</th><th scope="col">loss</th>'
+    banded = any(point.interval for point in layer.points)
+    metric = any(point.metric is not None for point in layer.points)
+    head += '<th scope="col">99% sure</th>' if banded else ""
+    head += '<th scope="col">metric</th>' if metric else ""
+    rows = []
+    for point in layer.points:
+        row = f'<th scope="row">{point.ratio:.0%}</th><td>{point.loss:.2%}</td>'
+        if banded:
+            low, high = point.interval or (point.loss, point.loss)
+            exact = point.interval is None
+            row += f"<td>{'exact' if exact else f'{low:.1%} to {high:.1%}'}</td>"
+        if metric:
+            row += f"<td>{'&ndash;' if point.metric is None else f'{point.metric:.4f}'}</td>"
+        rows.append(f"<tr>{row}</tr>")
+    chosen = ""
+    if layer.ratio and layer.predicted_loss is not None:
+        chosen = f"<p>Chosen: {layer.ratio:.0%} removed, {layer.predicted_loss:.2%} predicted.</p>"
+    name = f'<span class="unseen"> of {escape(layer.name)}</span>'
+    return (
+        f'<details><summary>Values{name}</summary>{chosen}<table><caption class="unseen">'
+        f"Losses of {escape(layer.name)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></details>"
+    )
+
+
+def _legend(banded: bool) -> str:
     def sample(css: str) -> str:
+        start = '<svg viewBox="0 0 26 12" aria-hidden="true">'
         if css.endswith("dot"):
-            return f'<svg viewBox="0 0 26 12"><circle class="{css}" cx="13" cy="6" r="4.5"/></svg>'
-        return f'<svg viewBox="0 0 26 12"><line class="{css}" x1="1" y1="6" x2="25" y2="6"/></svg>'
+            return f'{start}<circle class="{css}" cx="13" cy="6" r="4.5"/></svg>'
+        if css == "band":
+            return f'{start}<rect class="band" x="1" y="1" width="24" height="10"/></svg>'
+        return f'{start}<line class="{css}" x1="1" y1="6" x2="25" y2="6"/></svg>'
 
     entries = [
         ("dot", "measured"),
+        *([("band", "where it lies on all images, 99% sure each way")] if banded else []),
         ("chosen-dot", "chosen for this plan"),
         ("unmeasured", "not measured: the loss was too large before it"),
     ]
@@ -313,7 +386,8 @@ def _made(report: Report) -> str:
     )
     command = f"<pre>{escape(report.command)}</pre>" if report.command else ""
     return (
-        f"<section><h2>How it was made</h2>{command}<dl>{rows}</dl>"
+        "<section><h2>How it was made</h2>"
+        f"{command}<dl>{rows}</dl>"
         '<p class="muted below">FLOPs are multiply&ndash;accumulates, counted '
         "once, of convolutions and matrix products of the network in inference mode.</p></section>"
     )

@@ -1,6 +1,6 @@
 """The report's style sheet; colours are variables, so that charts follow a dark screen too."""
 
-CSS = """
+CSS = r"""
 :root {
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --text: #1c2430; --muted: #667085; --line: #e3e7ed;
@@ -29,7 +29,7 @@ section {
 code, .name, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code, .name { font-size: 0.88em; }
 .muted, figcaption small { color: var(--muted); }
-td.bar svg { border-radius: 2px; }
+.bar svg { border-radius: 2px; }
 .number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 16px;
   margin-top: 24px; }
@@ -42,23 +42,49 @@ td.bar svg { border-radius: 2px; }
 .tile .big.warn { color: var(--mark); }
 .meter { height: 6px; border-radius: 3px; background: var(--gone); margin-top: 10px;
   overflow: hidden; }
+.meter + .muted { margin-top: 8px; font-size: 13px; }
 .meter i { display: block; height: 100%; background: var(--accent); }
 table { border-collapse: collapse; width: 100%; }
 th { font-weight: 600; text-align: left; color: var(--muted); font-size: 13px; }
 th.number { text-align: right; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
-tr:last-child td { border-bottom: 0; }
-tr.chosen td { font-weight: 650; }
-.bar { min-width: 110px; width: 99%; }
-td.name { white-space: nowrap; }
-table.narrow { max-width: 660px; }
+tr:last-child > * { border-bottom: 0; }
+thead tr:last-child > * { border-bottom: 1px solid var(--line); }
+tbody th { color: inherit; font-weight: 400; font-size: inherit; }
+tr.chosen th, tr.chosen td { font-weight: 650; }
+th button { all: unset; cursor: pointer; }
+th button::after { content: "\2195"; content: "\2195" / ""; padding-left: 4px; opacity: 0.55; }
+th[aria-sort="ascending"] button::after { content: "\2191"; content: "\2191" / ""; opacity: 1; }
+th[aria-sort="descending"] button::after { content: "\2193"; content: "\2193" / ""; opacity: 1; }
+:focus-visible, th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px;
+  border-radius: 3px; }
+[hidden] { display: none !important; }
+.pair { display: flex; align-items: center; gap: 14px; }
+.pair > .bar { flex: 1 1 110px; min-width: 0; }
+.pair > .name { flex: 0 1 400px; overflow-wrap: break-word; min-width: 0; }
+.pair > .number { flex: 0 0 170px; }
+.layers td.number { width: 1%; }
+table.narrow { max-width: 760px; }
+table.narrow tbody th { width: 80px; }
 .scroll { overflow-x: auto; }
+.tools { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 12px; margin: 0 0 12px;
+  font-size: 14px; }
+.tools input { font: inherit; color: inherit; background: var(--page); padding: 5px 10px;
+  border: 1px solid var(--muted); border-radius: 7px; min-width: 0; width: 260px; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  white-space: nowrap; }
+details { font-size: 13px; margin-top: 2px; }
+details p { margin: 4px 0; }
+summary { cursor: pointer; color: var(--muted); width: max-content; }
+details th, details td { text-align: right; font-variant-numeric: tabular-nums; font-size: 12px;
+  padding: 2px 8px 2px 0; }
 svg { display: block; width: 100%; }
 .track { fill: var(--gone); } .full { fill: var(--accent); } .hot { fill: var(--mark); }
 .axis { stroke: var(--line); stroke-width: 1; }
 .zero { stroke: var(--muted); stroke-width: 1; opacity: 0.6; }
 .curve { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
 .area { fill: var(--faint); opacity: 0.6; }
+.band { fill: var(--accent); opacity: 0.2; }
 .dot { fill: var(--accent); stroke: var(--card); stroke-width: 1.5; }
 .interval { stroke: var(--accent); stroke-width: 1.5; opacity: 0.5; }
 .unmeasured { stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 2 3; }
@@ -80,5 +106,22 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px
   padding: 12px 14px; margin: 12px 0 0; white-space: pre-wrap; overflow-wrap: anywhere;
   font-size: 13px; }
 ul { margin: 4px 0 14px; padding-left: 20px; }
-@media print { body { background: none; } section, .tile { break-inside: avoid; } }
+@media (max-width: 640px) {
+  main { padding: 24px 12px 48px; }
+  section { padding: 18px 14px; }
+  .tile { padding: 14px 16px; }
+  .layers th, .layers td { padding-right: 8px; font-size: 12px; }
+  .layers th:last-child, .layers td:last-child { padding-right: 0; }
+  .layers thead th { font-size: 11px; vertical-align: bottom; }
+  .layers thead .number { white-space: normal; }
+  th[aria-sort="none"] button::after { content: none; }
+  .layers .pair { flex-direction: column; align-items: stretch; gap: 3px; }
+  .layers .pair > .bar, .layers .pair > .name { flex: none; }
+  .layers .name { font-size: 11px; }
+  figcaption { min-height: 0; }
+  .pair > .number { flex: 0 1 auto; white-space: normal; min-width: 76px; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
+}
+@media print { details > * { display: block; }
+   body { background: none; } section, .tile { break-inside: avoid; } }
 """

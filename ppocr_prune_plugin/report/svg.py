@@ -22,15 +22,18 @@ class Scale:
 
     @staticmethod
     def of(layers: Sequence[Layer]) -> Scale:
-        """From the losses of all points, in steps of a tenth, not beyond -0.2 and 1."""
-        losses = [point.loss for layer in layers for point in layer.points]
+        """From the losses of all points and their bounds, in steps of a tenth, not beyond -0.2 and
+        1."""
+        points = [point for layer in layers for point in layer.points]
+        losses = [loss for point in points for loss in (point.loss, *(point.interval or ()))]
         high = min(1.0, max(0.1, math.ceil(max(losses, default=0.0) * 10 - 1e-9) / 10))
         low = max(-0.2, min(0.0, math.floor(min(losses, default=0.0) * 10 + 1e-9) / 10))
         return Scale(low, high)
 
 
 def sensitivity_curve(layer: Layer, scale: Scale) -> str:
-    """Loss over ratio: the measured points, what was not measured, and the chosen ratio."""
+    """Loss over ratio: the measured points with their band of confidence, what was not measured,
+    and the chosen ratio."""
 
     def x(ratio: float) -> float:
         return round(_LEFT + ratio * (_WIDTH - _LEFT - _RIGHT), 1)
@@ -54,10 +57,17 @@ def sensitivity_curve(layer: Layer, scale: Scale) -> str:
     corners = [(0.0, 0.0), *((point.ratio, point.loss) for point in layer.points)]
     path = " ".join(f"{x(ratio)},{y(loss)}" for ratio, loss in corners)
     last = corners[-1][0]
-    parts.append(
-        f'<polygon class="area" points="{x(0)},{y(0)} {path} {x(last)},{y(0)}"/>'
-        f'<polyline class="curve" points="{path}"/>'
-    )
+    if any(point.interval for point in layer.points):
+        bounds = [
+            (0.0, 0.0, 0.0),
+            *((p.ratio, *(p.interval or (p.loss,) * 2)) for p in layer.points),
+        ]
+        upper = [f"{x(ratio)},{y(high)}" for ratio, _, high in bounds]
+        lower = [f"{x(ratio)},{y(low)}" for ratio, low, _ in reversed(bounds)]
+        parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
+    else:
+        parts.append(f'<polygon class="area" points="{x(0)},{y(0)} {path} {x(last)},{y(0)}"/>')
+    parts.append(f'<polyline class="curve" points="{path}"/>')
     if layer.skipped:
         end = max(layer.skipped[-1], last)
         parts.append(_line("unmeasured", x(last), y(corners[-1][1]), x(end), y(corners[-1][1])))
@@ -90,9 +100,9 @@ def channel_bar(layer: Layer, widest: int) -> str:
     before = layer.channels / widest * 100
     after = layer.kept / widest * 100
     said = f"{layer.name}: {layer.channels} channels, {layer.kept} kept"
-    return (
-        '<svg viewBox="0 0 100 4" preserveAspectRatio="none" height="12" role="img" '
-        f'aria-label="{escape(said)}"><title>{escape(said)}</title>'
+    return (  # hidden from screen readers: the row says the same in numbers
+        '<svg viewBox="0 0 100 4" preserveAspectRatio="none" height="12" aria-hidden="true">'
+        f"<title>{escape(said)}</title>"
         f'<rect class="track" x="0" y="0" width="{before:.2f}" height="4"/>'
         f'<rect class="full" x="0" y="0" width="{after:.2f}" height="4"/></svg>'
     )

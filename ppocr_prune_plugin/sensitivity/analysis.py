@@ -150,7 +150,7 @@ class Analysis:
             (group.name, ratio) not in self._measured
             for group in groups
             for ratio, point in self.file.points.get(group.name, {}).items()
-            if ratio in self._widths(group) and self._settled(point, question)
+            if (point.foreign or ratio in self._widths(group)) and self._settled(point, question)
         )
         left = sum(len(self._open(group, question)) for group in groups)
         rest = f"at most {left} are left to measure" if left else "none is left to measure"
@@ -183,13 +183,20 @@ class Analysis:
         return planned_ratios(group, self.ratios, self.round_to)
 
     def _open(self, group: ChannelGroup, question: Question) -> list[float]:
-        """Ratios that the file has no answer for, up to the first loss that exceeds the bound."""
+        """Ratios that the file has no answer for, up to the first loss that exceeds the bound.
+
+        A curve from elsewhere has ratios of its own; between them it is read off.
+        """
         done = self.file.points.get(group.name, {})
         beyond = min((r for r, point in done.items() if point.loss > question.bound), default=1.0)
+        covered = max((r for r, point in done.items() if point.foreign), default=0.0)
+        narrowest = width_for_ratio(group.size, covered, self.round_to)
         return [
             ratio
-            for ratio in self._widths(group)
-            if ratio <= beyond and not (ratio in done and self._settled(done[ratio], question))
+            for ratio, width in self._widths(group).items()
+            if width < narrowest
+            and ratio <= beyond
+            and not (ratio in done and self._settled(done[ratio], question))
         ]
 
     def _rise(self, group: ChannelGroup, question: Question, bar: tqdm) -> None:

@@ -50,6 +50,11 @@ class Point:
         return known
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is from a file that says no more than the loss, as PaddleSlim's do."""
+        return self.images is None and self.metric is None
+
+    @property
     def low(self) -> float:
         """The least that the loss on the whole set may be."""
         return self.interval[0] if self.interval else self.loss
@@ -357,10 +362,11 @@ def _read_pickle(
                 f"{file.path}: this sensitivity file belongs to another model: it has the weight "
                 f"{weight!r}, which this one has not. {_mend(file)}"
             )
-    for weight, points in content.items():
-        if weight in owners:
-            own = file.points.setdefault(owners[weight], {})
-            own.update({ratio: Point(loss) for ratio, loss in points.items()})
+    roots = set(file.weight_names.values())
+    # Layers that are one group here may have been measured one by one: the root's losses count.
+    for weight in sorted(content.keys() & owners.keys(), key=lambda w: (w in roots, w)):
+        losses = {ratio: Point(loss) for ratio, loss in content[weight].items()}
+        file.points[owners[weight]] = losses
     _keep(file.path)
 
 

@@ -30,8 +30,8 @@ from ...rebuilding import placed, rebuild, structure_fits
 from ...report.lines import summary
 from .modes import full_precision
 from .networks import Networks
+from .state import add_loaded, set_file, set_plan
 from .state import plan_of as plan_of_model
-from .state import set_file, set_plan
 from .sub_models import SubModel, own_plan
 
 Shape = tuple[int, ...]
@@ -91,9 +91,11 @@ class Loading:
                 )
         if plan is not None:
             self._by_plan(plan, beside, path, shapes, left)
-            return
-        for part in left:
-            self._without_plan(part, path, _own(shapes, part))
+        else:
+            for part in left:
+                self._without_plan(part, path, _own(shapes, part))
+        for part in self.parts:
+            add_loaded(part.model, _own(shapes, part))
 
     def _by_plan(
         self, plan: PruningPlan, beside: Path, path: Path, shapes: Shapes, left: Sequence[SubModel]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import paddle
@@ -11,6 +12,7 @@ from ...plan import PruningPlan
 _KEY = "_ppocr_prune_plan"
 _BESIDE = "_ppocr_prune_beside"
 _FILE = "_ppocr_prune_file"
+_LOADED = "_ppocr_prune_loaded"
 
 
 def inner(model: paddle.nn.Layer) -> paddle.nn.Layer:
@@ -46,3 +48,19 @@ def file_of(model: paddle.nn.Layer) -> Path | None:
 def set_file(model: paddle.nn.Layer, file: Path) -> None:
     """Remember the weights file that is loaded into the network."""
     inner(model).__dict__[_FILE] = file
+
+
+def loaded(model: paddle.nn.Layer) -> frozenset[str]:
+    """Names of the network's tensors that weights files gave values to, so far."""
+    return inner(model).__dict__.get(_LOADED, frozenset())
+
+
+def add_loaded(model: paddle.nn.Layer, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Remember that arrays of these names and shapes are loaded into the network; PaddleOCR leaves
+    out those that differ from the network's own."""
+    found = {
+        name
+        for name, tensor in inner(model).state_dict().items()
+        if tuple(shapes.get(name, ())) == tuple(tensor.shape) and name in shapes
+    }
+    inner(model).__dict__[_LOADED] = loaded(model) | found

@@ -152,8 +152,10 @@ def families(
     """What the section prunes of a live model. Raises as :func:`chosen_models` does.
 
     In each family the sub-model that the metric's ``key`` names comes first, if it is in it.
+    Patterns may be Paddle's own names of weights (``conv2d_57.w_0``), as PaddleSlim has them.
     """
     chosen = chosen_models(section, config, source)
+    section = _with_layer_names(section, inner(model))
     found: list[tuple[Any, list[SubModel], PruneSection]] = []
     for part in sub_models_of(config, model):
         if part.name not in chosen:
@@ -169,6 +171,19 @@ def families(
     for _, members, _ in found:
         members.sort(key=lambda part: part.name != main)
     return [Family(tuple(members), own) for _, members, own in found]
+
+
+def _with_layer_names(section: PruneSection, model: paddle.nn.Layer) -> PruneSection:
+    """The section with the layer that holds the weight where a pattern is a weight's name."""
+    layers = {p.name: name.rpartition(".")[0] for name, p in model.named_parameters()}
+    ratio = section.ratio
+    if isinstance(ratio, Mapping):
+        own: dict[str, float] = {}
+        for pattern, value in ratio.items():
+            own.setdefault(layers.get(pattern, pattern), value)  # the first match wins
+        ratio = own
+    skip = tuple(layers.get(pattern, pattern) for pattern in section.skip)
+    return dataclasses.replace(section, ratio=ratio, skip=skip)
 
 
 def combined(plans: Mapping[str, PruningPlan]) -> PruningPlan | None:

@@ -13,11 +13,12 @@ import paddle
 from ...checkpoint import read_shapes
 from ...errors import PruneError
 from ...files import open_regular
+from ...graph.channels import ChannelGroup
 from ...graph.live import tensors_of
 from ...network import Network
 from ...plan import WeightsFile
 from .networks import Networks
-from .state import file_of
+from .state import file_of, loaded
 from .sub_models import SubModel
 from .tree import leave_weights_out
 
@@ -42,6 +43,31 @@ def require_trained(part: SubModel, network: Network, source: str) -> None:
             f"ones teach nothing. Set Global.pretrained_model. {_WITHOUT}."
         )
     _require_whole(path, part, network, read_shapes(path))
+
+
+def require_loaded(
+    part: SubModel, network: Network, groups: Sequence[ChannelGroup], source: str
+) -> None:
+    """Raise :class:`PruneError` where filters that are to be ranked have no weights in the file
+    that was loaded, so that they are random."""
+    path = file_of(part.model)
+    if path is None:
+        return
+    missing = network.deployed - loaded(part.model)
+    random = [
+        group.name
+        for group in groups
+        if any(member.parameter in missing for member in group.producers)
+    ]
+    if not random:
+        return
+    raise PruneError(
+        f"{source}: {path} has no weights that fit {len(random)} of {len(groups)} prunable layers"
+        f"{' of ' + part.name if part.name else ''} ({', '.join(random[:3])}"
+        f"{', …' if len(random) > 3 else ''}): they are random, and ranking their filters means "
+        "nothing. Set Architecture to what these weights were trained with, name other weights, or "
+        "leave such layers whole with Prune.skip; Prune.allow_untrained=true prunes all the same."
+    )
 
 
 def rebuilt(
@@ -105,12 +131,11 @@ def _require_whole(
 ) -> None:
     """What only training uses, as a detector's threshold maps, may be missing."""
     prefix = _prefix(part, shapes)
-    tensors = tensors_of(network.model)
+    tensors, deployed = tensors_of(network.model), network.deployed
     missing = [
         name
         for name in tensors
-        if name in network.costs.deployed
-        and shapes.get(prefix + name) != tuple(tensors[name].shape)
+        if name in deployed and shapes.get(prefix + name) != tuple(tensors[name].shape)
     ]
     if missing:
         raise PruneError(

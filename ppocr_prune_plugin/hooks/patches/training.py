@@ -34,7 +34,7 @@ from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.stages import begun, is_due, train_until
 from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
-from ..adapters.unpruned import weights_file
+from ..adapters.unpruned import require_loaded, weights_file
 from ..release import release_of
 from . import config as config_hook
 from .fine_tuning import FineTuning
@@ -141,6 +141,8 @@ def _prune(
     folder = Path(settings["save_model_dir"]) / "prune"
     own_folder = folder / f"step{step.step}" if step.steps > 1 else folder
     with full_precision(inner(model)), dynamic_forward(inner(model), config, logger):
+        if not section.allow_untrained:
+            _require_loaded(found, networks, source)
         if before:
             tuning.find_unpruned(before)
         else:
@@ -399,3 +401,10 @@ def _require_trained(
             "weights are random and ranking their filters means nothing. Train first, then set "
             "Global.pretrained_model to the result; Prune.allow_untrained=true prunes all the same."
         )
+
+
+def _require_loaded(found: Sequence[Family], networks: Networks, source: str) -> None:
+    for family in found:
+        for part in family.members:
+            network = networks.of(part)
+            require_loaded(part, network, network.prunable(family.section, source), source)

@@ -1,0 +1,61 @@
+"""What MkDocs asks while it builds: links into the repository, the changelog, pages to come."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_LOG = logging.getLogger("mkdocs.hooks.ppocr_prune")
+# The line under a title that leads to the other language, which the site has a menu for.
+_LANGUAGES = re.compile(r"^\[(?:中文|English)\]\([\w.]+\.md\)\n", re.M)
+# Chinese lines are broken for the editor; a break between two characters is no space.
+_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) *\n {0,3}(?=[\u3001-\u9fff\uff00-\uffef])")
+_LINK = re.compile(r"\[([^\]]*)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_config(config: Any) -> Any:
+    """Leave pages that are not there yet out of the navigation."""
+    docs = Path(config.docs_dir)
+    missing = {name for name in config.extra["to_come"] if not (docs / name).is_file()}
+    config.nav = _without(config.nav, missing)
+    return config
+
+
+def _without(nav: list[Any], missing: set[str]) -> list[Any]:
+    kept = []
+    for item in nav:
+        ((title, target),) = item.items()
+        if isinstance(target, list):
+            kept.append({title: _without(target, missing)})
+        elif target not in missing:
+            kept.append(item)
+    return kept
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links that leave docs/ lead into the repository, where its address is known; what they name
+    has to be there."""
+    address = repository()
+    changelog = ROOT / "CHANGELOG.md"
+    if page.file.src_uri == "changelog.md" and changelog.is_file():
+        markdown = changelog.read_text(encoding="utf-8")
+        # Seen from docs/, where the page is, its links begin there or one folder higher.
+        markdown = re.sub(r"\]\((?!docs/|https?:|#)", "](../", markdown).replace("](docs/", "](")
+
+    def replace(match: re.Match[str]) -> str:
+        shown, path, anchor = match.group(1), match.group(2), match.group(3) or ""
+        if not (ROOT / path).exists():
+            _LOG.warning("%s: the link to %s leads nowhere", page.file.src_uri, path)
+        return f"[{shown}]({address}/blob/main/{path}{anchor})" if address else shown
+
+    return _LINK.sub(replace, _BREAK.sub("", _LANGUAGES.sub("", markdown)))
+
+
+def repository() -> str:
+    """The address of the repository, "" where pyproject.toml does not say it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^(?:Repository|Source) *= *"([^"]+)"', text, re.M)
+    return found[1].rstrip("/") if found else ""
