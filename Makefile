@@ -45,6 +45,7 @@ demo: $(READY)
 
 # Processes side by side would wait for each other's threads.
 test: export OPENBLAS_NUM_THREADS := 1
+test: export OMP_NUM_THREADS := 1
 test: lint $(SOURCES)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 

@@ -55,6 +55,22 @@ def infer_kept_channels(
     """
     if not any(name in shapes for name in graph.shapes):
         return None
+    equations = _equations(graph, shapes, read)
+    sizes = {group.name: group.size for group in graph.groups}
+    known = None if equations is None else _solved(equations, sizes)
+    if known is None:
+        return None
+    return {name: kept for name, kept in known.items() if kept != sizes[name]}
+
+
+# A sum, and what it is the sum of: how often each group's width stands in it.
+_Equation = tuple[int, dict[str, int]]
+
+
+def _equations(
+    graph: ChannelGraph, shapes: Mapping[str, Sequence[int]], read: Collection[tuple[str, int]]
+) -> list[_Equation] | None:
+    """What the lengths of axes say of the groups' widths; None where the ranks differ."""
     axes: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for group in graph.groups:
         for member in group.members:
@@ -62,8 +78,7 @@ def infer_kept_channels(
             axes.setdefault((member.parameter, member.axis), []).append(
                 (group.name, group.size, places)
             )
-    known: dict[str, int] = {}
-    equations: list[tuple[int, dict[str, int]]] = []
+    equations: list[_Equation] = []
     for name, shape in graph.shapes.items():
         if name not in shapes:
             continue
@@ -78,13 +93,18 @@ def infer_kept_channels(
             # equation with no unknowns is left
             rest = size - sum(width * places for _, width, places in terms)
             equations.append((found - rest, {group: places for group, _, places in terms}))
-    sizes = {group.name: group.size for group in graph.groups}
+    return equations
+
+
+def _solved(equations: list[_Equation], sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """The widths; None where there are none, or more unknown ones than the file can tell."""
+    known: dict[str, int] = {}
     pending = equations
     while pending:
         still = []
-        for total, terms_left in pending:
-            open_terms = {g: places for g, places in terms_left.items() if g not in known}
-            solved = sum(known[g] * p for g, p in terms_left.items() if g in known)
+        for total, terms in pending:
+            open_terms = {g: places for g, places in terms.items() if g not in known}
+            solved = sum(known[g] * places for g, places in terms.items() if g in known)
             if not open_terms:
                 if solved != total:
                     return None
@@ -94,8 +114,8 @@ def infer_kept_channels(
                     return None
                 known[name] = left // places
             else:
-                still.append((total, terms_left))
+                still.append((total, terms))
         if len(still) == len(pending):
-            return None  # more unknown widths than the file can tell
+            return None
         pending = still
-    return {name: kept for name, kept in known.items() if kept != sizes[name]}
+    return known

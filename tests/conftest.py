@@ -29,6 +29,7 @@ pytest_plugins = [
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Test processes side by side would wait for each other's threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

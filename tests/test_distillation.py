@@ -116,7 +116,7 @@ def trained(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     log = tools.train(
         folder,
         "Prune.pruned_flops=0.2",
-        "Prune.sensitivity.ratios=[0.5]",
+        "Prune.sensitivity.ratios=[0.7]",
         "Prune.sensitivity.samples=2",
         'Prune.skip=["backbone.*"]',
         "Train.dataset.ratio_list=[0.5]",

@@ -152,7 +152,7 @@ def test_the_guides_drawing_is_what_the_command_draws(
         " sys.argv[1], '--group', sys.argv[2]]\n"
         "assert main([*common, '--svg', sys.argv[3], '--dot', sys.argv[3][:-3] + 'dot']) == 0\n"
     )
-    result = run_tool(["-c", script, tree, group, target], cwd=ROOT)
+    result = run_tool(["-c", script, tree, group, target], cwd=ROOT, fresh=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert target.read_text() == (ROOT / "docs" / "images" / "channel_group.svg").read_text()
     command = f"--group {group} --svg docs/images/channel_group.svg"

@@ -36,7 +36,8 @@ def test_an_old_sensitivity_file_and_its_names_go_in_as_they_are(
 ) -> None:
     """As ``FPGMFilterPruner.sensitive`` left it: its losses choose the widths, nothing that it
     knows is measured, and names of ``skip_vars`` are names for ``Prune.skip``."""
-    built = run_tool(["-c", _NAMES, tree, det_config], env={"PPOCR_PRUNE": "0"}, cwd=tmp_path)
+    names = ["-c", _NAMES, tree, det_config]
+    built = run_tool(names, env={"PPOCR_PRUNE": "0"}, cwd=tmp_path, fresh=False)
     assert built.returncode == 0, built.stderr
     named = json.loads(re.findall(r"^names: (.*)$", built.stdout, re.M)[-1])
     shapes = {weight: item for weight, item in named.items() if "transpose" not in weight}

@@ -29,6 +29,11 @@ from ppocr_prune_plugin.report.data import load_report
 SHARE = 0.4
 # FLOPs that uniform pruning may remove less of, so that its task is no harder.
 EASIER = 0.03
+ANALYSIS = (
+    f"Prune.pruned_flops={SHARE}",
+    "Prune.sensitivity.ratios=[0.3,0.6]",
+    "Prune.sensitivity.samples=3",
+)
 # Two epochs of two steps, and an evaluation after them.
 FEW_STEPS = ("Global.epoch_num=2", "Train.dataset.ratio_list=[0.5]", "Global.eval_batch_step=[0,4]")
 
@@ -69,9 +74,7 @@ def pruned(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Run:
         tools.train(
             folder,
             f"Global.pretrained_model={tools.weights}",
-            f"Prune.pruned_flops={SHARE}",
-            "Prune.sensitivity.ratios=[0.3,0.6]",
-            "Prune.sensitivity.samples=3",
+            *ANALYSIS,
             "Global.save_epoch_step=1",
             *FEW_STEPS,
             fresh=True,
@@ -170,7 +173,8 @@ def test_what_was_measured_with_other_settings_is_refused_by_name(
         "train",
         f"Global.save_model_dir={tmp_path}",
         f"Global.pretrained_model={tools.weights}",
-        f"Prune.pruned_flops={SHARE}",
+        *ANALYSIS,
+        *FEW_STEPS,
         "PostProcess.box_thresh=0.9",
     )
     assert done.returncode == 2, output(done)

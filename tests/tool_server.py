@@ -11,6 +11,7 @@ id and, when it has ended, its exit code.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -38,6 +39,8 @@ def main() -> None:
             importlib.import_module(name)
         except ImportError:
             continue  # the tool that needs it says so
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to, and so copy, all that is here
     request = _serve()
     if request is not None:
         sys.path[:] = path  # packages add to it

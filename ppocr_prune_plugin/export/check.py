@@ -77,7 +77,7 @@ class Reference:
         self._again = [_precise(run(nudged(inputs, arrays))) for arrays in self.inputs]
 
     def compare(self, exported: Exported, weights: Mapping[str, tuple[str, Array]]) -> Agreement:
-        """Run an exported model and look at its weights.
+        """Look at the weights of an exported model, and run it.
 
         Args:
             exported: the model.
@@ -88,11 +88,11 @@ class Reference:
             Differs: it is another network; the message has no path in it.
             CannotRun: Paddle Inference cannot run it.
         """
+        same = _compare_weights(exported.weights(), weights) if weights else 0
         answers = [_precise(outputs) for outputs in exported.run(self.inputs)]
         count = len(self._answers[0])
         if len(answers[0]) != count:
             raise Differs(f"it has {len(answers[0])} outputs instead of {count}")
-        same = _compare_weights(exported.weights(), weights) if weights else 0
         shares, reasons = [], []
         for number in range(count):
             share, reason = self._compare_output(number, answers)
