@@ -88,9 +88,11 @@ class Ranks:
         path = self.folder / ("claim-" + task.replace(os.sep, "_"))
         with writing(path):
             try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 return False
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(str(self.rank))
         return True
 
     def post(self, name: str, content: str = "") -> None:
