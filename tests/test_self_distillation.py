@@ -20,13 +20,14 @@ from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
 from ppocr_prune_plugin.hooks.patches.fine_tuning import FineTuning
-from ppocr_prune_plugin.plan import load_plan
+from ppocr_prune_plugin.plan import Change, GroupPlan, PruningPlan, load_plan
 from ppocr_prune_plugin.section import PruneSection, RecoveryOptions
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PRUNED = ("Prune.ratio=0.3", "Prune.round_to=4", "Global.eval_batch_step=[0,1000]")
-TAUGHT = (*PRUNED, "Prune.recovery.distill=true")
+# Losses are logged as they are, not as medians over many steps.
+TAUGHT = (*PRUNED, "Prune.recovery.distill=true", "Global.log_smooth_window=1")
 
 
 def losses(log: str, name: str) -> list[float]:
@@ -92,9 +93,12 @@ def test_resuming_finds_the_teacher_again(
     resumed = (f"Global.checkpoints={folder / 'latest'}", "Global.epoch_num=6", *TAUGHT)
     log = cls_tools.train(tmp_path / "resumed", *resumed)
     assert "it is not pruned again" in log and "epoch: [6/6]" in log and "epoch: [5/6]" not in log
-    # As far away as before: it is the same teacher, and what it compares are the same channels.
+    # As far away as training had brought it: it is the same teacher, and what it compares are the
+    # same channels. To another one it would be as far as at the beginning.
     for name in ("loss_distill", "loss_distill_features"):
-        assert losses(log, name)[0] == pytest.approx(losses(before, name)[-1], rel=0.8, abs=0.02)
+        assert losses(log, name)[0] < losses(before, name)[0] / 2
+    features = losses(log, "loss_distill_features")[0]
+    assert features == pytest.approx(losses(before, "loss_distill_features")[-1], rel=0.5)
     frozen = re.findall(r"batch norms keep their statistics while training \((.*?)\)", before + log)
     assert len(frozen) == 2 and frozen[0] == frozen[1]
     assert load_plan(tmp_path / "resumed/latest.prune.json") == load_plan(
@@ -255,6 +259,7 @@ def test_batch_norms_are_frozen_by_what_training_has(
     expected: str,
 ) -> None:
     norm = paddle.nn.Sequential(paddle.nn.BatchNorm1D(2))
+    plan = PruningPlan("obs", (GroupPlan("0", 4, (0, 1), 2),), Change(2, 1), Change(2, 1))
     data = paddle.io.TensorDataset([paddle.zeros([images, 2])])
     config = {"Global": {}, "Optimizer": {"lr": lr}}
     arguments = {
@@ -265,7 +270,7 @@ def test_batch_norms_are_frozen_by_what_training_has(
     }
     section = PruneSection(ratio=0.3, recovery=RecoveryOptions(compensate))
     with caplog.at_level(logging.INFO, "test"):
-        FineTuning(section, arguments, [SubModel("", norm, config)]).begin({})
+        FineTuning(section, arguments, [SubModel("", norm, config)]).begin({"": plan})
     assert re.search(f"batch norms {expected}", caplog.text)
     norm.train()
     norm(paddle.rand([4, 2]) + 3)

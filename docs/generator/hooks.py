@@ -1,4 +1,4 @@
-"""What MkDocs asks while it builds: links into the repository, the changelog, pages to come."""
+"""What MkDocs asks while it builds: links into the repository, and the changelog."""
 
 from __future__ import annotations
 
@@ -14,25 +14,6 @@ _LANGUAGES = re.compile(r"^\[(?:中文|English)\]\([\w.]+\.md\)\n", re.M)
 # Chinese lines are broken for the editor; a break between two characters is no space.
 _BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef]) *\n {0,3}(?=[\u3001-\u9fff\uff00-\uffef])")
 _LINK = re.compile(r"\[([^\]]*)\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
-
-
-def on_config(config: Any) -> Any:
-    """Leave pages that are not there yet out of the navigation."""
-    docs = Path(config.docs_dir)
-    missing = {name for name in config.extra["to_come"] if not (docs / name).is_file()}
-    config.nav = _without(config.nav, missing)
-    return config
-
-
-def _without(nav: list[Any], missing: set[str]) -> list[Any]:
-    kept = []
-    for item in nav:
-        ((title, target),) = item.items()
-        if isinstance(target, list):
-            kept.append({title: _without(target, missing)})
-        elif target not in missing:
-            kept.append(item)
-    return kept
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
