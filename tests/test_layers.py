@@ -15,8 +15,8 @@ PACKAGE = Path(ppocr_prune_plugin.__file__).parent
 NAME = PACKAGE.name
 # What a user's process starts in; nothing else imports hooks.
 ENTRIES = {"_startup", "cli", "commands"}
-# These take a ``paddle.nn.Layer``, whoever has built it; each may import those before it.
-FLOORS = ("errors", "structure", "graph", "plan", "surgery")
+# What all others stand on; each may import those before it.
+FLOORS = ("errors", "structure", "graph", "alphabet", "cut_dictionary", "plan", "surgery")
 
 
 def imports(path: Path) -> Iterator[str]:
