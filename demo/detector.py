@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class Detector:
         from ppocr.data.imaug import create_operators
         from ppocr.postprocess import build_post_process
 
-        transforms = config["Eval"]["dataset"]["transforms"]
+        # PaddleOCR writes the global settings into the transforms that it is given.
+        transforms = copy.deepcopy(config["Eval"]["dataset"]["transforms"])
         chosen = [item for item in transforms if not set(item) & set(_OF_LABELS)]
         self._transforms = create_operators(chosen, config["Global"])
         self._decode = build_post_process(dict(config["PostProcess"]), {})
