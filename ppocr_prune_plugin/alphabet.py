@@ -160,9 +160,12 @@ def require_known(
 
 def listed(characters: Sequence[str]) -> str:
     """The first characters of some, as a message shows them."""
-    shown = " ".join(map(quoted, characters[:_SHOWN]))
-    rest = len(characters) - _SHOWN
-    return shown + (f" and {rest} more" if rest > 0 else "")
+    return " ".join(map(quoted, characters[:_SHOWN])) + _and_more(len(characters))
+
+
+def _and_more(count: int) -> str:
+    """What follows the characters that are shown of so many."""
+    return f" and {count - _SHOWN} more" if count > _SHOWN else ""
 
 
 def outside_lines(counts: LabelCounts, known: frozenset[str]) -> list[str]:
@@ -172,12 +175,11 @@ def outside_lines(counts: LabelCounts, known: frozenset[str]) -> list[str]:
     if not strange:
         return []
     often = ", ".join(f"{quoted(c)} {n}x" for c, n in strange.most_common(_SHOWN))
-    rest = len(strange) - _SHOWN
     parts = {part: found for part, found in counts.outside(known).items() if found[0]}
     where = " and ".join(f"{n} of {all_} labels of {part}" for part, (n, all_) in parts.items())
     lines = [
         f"{where} have characters outside of the alphabet that is kept: {len(strange)} characters, "
-        f"the most frequent {often}{f' and {rest} more' if rest > 0 else ''}"
+        f"the most frequent {often}{_and_more(len(strange))}"
     ]
     wrong, labels = parts.get("Eval", (0, 0))
     if wrong:

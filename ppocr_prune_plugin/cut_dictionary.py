@@ -7,6 +7,7 @@ dictionary for it: it is found in the file by its own mark, without reading the 
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 from collections.abc import Mapping
@@ -80,6 +81,14 @@ def carried_by(path: Path) -> CutDictionary | None:
     """
     if not path.is_file() or path.stat().st_size == 0:
         return None
+    found = path.stat()
+    return _searched(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=16)
+def _searched(path: Path, _: tuple[int, int, int]) -> CutDictionary | None:
+    """The same of a file that was not written since: a run asks several times, and the answer takes
+    a search through all of it."""
     with (
         open_regular(path, "the weights file") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,

@@ -142,9 +142,14 @@ class PruneSection:
     allow_untrained: bool = False
 
     @property
+    def targets(self) -> list[str]:
+        """The keys that say how much to prune, beside characters."""
+        return [name for name in TARGETS if getattr(self, name) is not None]
+
+    @property
     def has_target(self) -> bool:
-        """Whether a target says how much to prune, beside characters."""
-        return any(getattr(self, name) is not None for name in TARGETS)
+        """Whether one does."""
+        return bool(self.targets)
 
     def without_target(self) -> PruneSection:
         """The same where no channel is to be pruned."""
@@ -156,10 +161,8 @@ class PruneSection:
 
         Raises :class:`PruneError` where none does (possible only in a disabled section).
         """
-        for name in TARGETS:
-            value = getattr(self, name)
-            if value is not None:
-                return name, value
+        for name in self.targets:
+            return name, getattr(self, name)
         raise PruneError(f"Prune does not say how much to prune: set one of {', '.join(TARGETS)}.")
 
 
@@ -223,8 +226,7 @@ def parse_section(raw: object, source: str, prunes: bool = True) -> PruneSection
             "away, or set that.",
         )
     if parsed.enable and prunes:
-        found = [name for name in TARGETS if getattr(parsed, name) is not None]
-        check.one_target(found, needed=parsed.characters is None)
+        check.one_target(parsed.targets, needed=parsed.characters is None)
     return parsed
 
 

@@ -23,7 +23,7 @@ from ...errors import PruneError
 from ...graph.live import tensors_of
 from .dictionaries import SETTING, InUse
 from .sub_models import SubModel
-from .tree import leave_weights_out
+from .tree import built_apart
 
 Shape = tuple[int, ...]
 Axes = Mapping[str, Mapping[int, int]]
@@ -106,7 +106,7 @@ def cuts_for(
         PruneError: the weights have another number of classes than their dictionary.
     """
     axes = class_axes(part)
-    prefix = part.prefix if any(name.startswith(part.prefix) for name in shapes) else ""
+    prefix = part.prefix_in(shapes)
     there = {
         name: shapes[prefix + name]
         for name in axes
@@ -296,19 +296,14 @@ class _Layouts:
 
 def _shapes_of(config: Mapping[str, Any], extra: int) -> dict[str, Shape]:
     """Shapes of the network that a config builds, with some classes more."""
-    from ppocr.modeling.architectures import build_model
-
     architecture = copy.deepcopy(dict(config["Architecture"]))
-    architecture.pop("freeze_params", None)
-    leave_weights_out(architecture)
     head = architecture.get("Head") or {}
     if isinstance(head.get("out_channels_list"), Mapping):
         numbers = head["out_channels_list"].items()
         head["out_channels_list"] = {name: number + extra for name, number in numbers}
     elif isinstance(head.get("out_channels"), int):
         head["out_channels"] += extra
-    # Some heads name their parameters; Paddle refuses a name that is taken.
-    with chance_of_its_own(), paddle.utils.unique_name.guard("classes_"):
-        model = build_model(architecture)
+    with chance_of_its_own():
+        model = built_apart(architecture, "classes_")
     # With all names of a parameter that several layers share, as weights files have them.
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -63,6 +63,6 @@ def add_loaded(model: paddle.nn.Layer, shapes: Mapping[str, Sequence[int]]) -> N
     found = {
         name
         for name, tensor in inner(model).state_dict().items()
-        if tuple(shapes.get(name, ())) == tuple(tensor.shape) and name in shapes
+        if name in shapes and tuple(shapes[name]) == tuple(tensor.shape)
     }
     inner(model).__dict__[_LOADED] = loaded(model) | found

@@ -37,6 +37,10 @@ class SubModel:
         """What stands before its parameters' names in a weights file."""
         return f"{self.name}." if self.name else ""
 
+    def prefix_in(self, names: Iterable[str]) -> str:
+        """The same in a file with these names, which may be of this network alone."""
+        return self.prefix if any(name.startswith(self.prefix) for name in names) else ""
+
     @property
     def structure(self) -> Config:
         """Equal for networks of one structure."""

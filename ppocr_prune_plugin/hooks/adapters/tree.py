@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import sys
@@ -148,6 +149,25 @@ def leave_weights_out(architecture: dict[str, Any]) -> None:
         backbone = part.get("Backbone")
         if isinstance(backbone, dict) and backbone.get("pretrained"):
             backbone["pretrained"] = False
+
+
+def built_apart(architecture: Mapping[str, Any], prefix: str) -> paddle.nn.Layer:
+    """Build a network of the tree in use with random weights, of which none are frozen, beside
+    those that are there.
+
+    Args:
+        architecture: the config's section; it stays as it is.
+        prefix: of Paddle's own names in it: some heads name their parameters, and Paddle refuses a
+            name that is taken.
+    """
+    import paddle
+    from ppocr.modeling.architectures import build_model
+
+    own = copy.deepcopy(dict(architecture))
+    own.pop("freeze_params", None)
+    leave_weights_out(own)
+    with paddle.utils.unique_name.guard(prefix):
+        return build_model(own)
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import paddle
 
@@ -22,7 +20,7 @@ from .dictionaries import in_use
 from .networks import Networks
 from .state import file_of, loaded
 from .sub_models import SubModel
-from .tree import leave_weights_out
+from .tree import built_apart
 
 KEY = "Prune.recovery.distill"
 _WITHOUT = "To train without the teacher set Prune.recovery.distill=false"
@@ -107,8 +105,6 @@ def rebuilt(
     Raises:
         PruneError: the file is not there or another one, or the plan does not say which it is.
     """
-    from ppocr.modeling.architectures import build_model
-
     if stated is None:
         raise PruneError(
             f"{KEY}: the plan of {part.name or 'the model'} does not say what the unpruned weights "
@@ -116,15 +112,10 @@ def rebuilt(
         )
     path = _found(stated, others)
     shapes, cuts = _shapes_for(part, path)
-    architecture = copy.deepcopy(dict(part.config["Architecture"]))
-    architecture.pop("freeze_params", None)
-    leave_weights_out(architecture)
-    # Some heads name their parameters; Paddle refuses a name that the pruned network has.
-    with paddle.utils.unique_name.guard("unpruned_"):
-        model = build_model(architecture)
+    model = built_apart(part.config["Architecture"], "unpruned_")
     network = networks.of(SubModel(part.name, model, part.config))
     _require_whole(path, part, network, shapes)
-    prefix = _prefix(part, shapes)
+    prefix = part.prefix_in(shapes)
     content = paddle.load(str(path))
     cut_weights(content, cuts)
     for name, tensor in tensors_of(model).items():
@@ -154,7 +145,7 @@ def _require_whole(
     path: Path, part: SubModel, network: Network, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """What only training uses, as a detector's threshold maps, may be missing."""
-    prefix = _prefix(part, shapes)
+    prefix = part.prefix_in(shapes)
     tensors, deployed = tensors_of(network.model), network.deployed
     missing = [
         name
@@ -167,11 +158,6 @@ def _require_whole(
             f"file in their shape, {missing[0]} the first, so that they are random and teach "
             f"nothing. Train the unpruned network first. {_WITHOUT}."
         )
-
-
-def _prefix(part: SubModel, names: Mapping[str, Any]) -> str:
-    """What stands before the network's names in a file: of the whole model, or of its own."""
-    return part.prefix if any(name.startswith(part.prefix) for name in names) else ""
 
 
 def _checksum(path: Path) -> str:

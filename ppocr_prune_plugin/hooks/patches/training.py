@@ -461,11 +461,11 @@ def _require_trained(
 
 
 def _require_loaded(found: Sequence[Family], networks: Networks, source: str) -> None:
+    used = in_use()
     for family in found:
         for part in family.members:
             network = networks.of(part)
             if family.section.has_target:
                 require_loaded(part, network, network.prunable(family.section, source), source)
-            used = in_use()
             if used is not None and used.alphabet is not None:
                 require_classes(part, network, source)
