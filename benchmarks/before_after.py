@@ -20,12 +20,10 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.exported import load
+from demo.detector import Detector
 from demo.render import Canvas, find_fonts
-from demo.weights import network_input
 from ppocr_prune_plugin.errors import PruneError, exiting_on_error
 from ppocr_prune_plugin.files import write_atomically
-from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 
 _TEXT = (
     ("CORNER BAKERY", "", 30), ("12 Mill Street, Green Harbour", "", 15),
@@ -108,25 +106,6 @@ def measured(work: Path, engine: str, side: int) -> list[dict[str, Any]]:
     ]
 
 
-def find_boxes(image: Path, folders: list[Path], post_process: dict[str, Any]) -> list[Any]:
-    """What each exported model finds: quadrilaterals, in pixels of the image.
-
-    ``post_process`` is the config's ``PostProcess`` section. Raises :class:`PruneError` where the
-    image cannot be read.
-    """
-    use_tree(find_tree())
-    from ppocr.postprocess import build_post_process
-
-    pixels = cv2.imread(str(image))
-    if pixels is None:
-        raise PruneError(f"{image} cannot be read as an image")
-    decode = build_post_process(dict(post_process), {})
-    height, width = pixels.shape[:2]
-    x = network_input("det", image)
-    shape = np.array([[height, width, x.shape[2] / height, x.shape[3] / width]], np.float32)
-    return [decode({"maps": load(folder)(x)[0]}, shape)[0]["points"] for folder in folders]
-
-
 def draw(image: Path, boxes: list[Any], numbers: list[dict[str, Any]], notes: list[str]) -> Image:
     """Both panels, with their titles, bars for the times, and a line below."""
     pixels = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
@@ -179,7 +158,7 @@ def main() -> int:
         image = args.image or receipt(args.work / "receipt.png")
         config = yaml.safe_load((args.work / "det.yml").read_text(encoding="utf-8"))
         folders = [args.work / "inference" / name for name in ("unpruned", "pruned")]
-        boxes = find_boxes(image, folders, config["PostProcess"])
+        boxes = [Detector(folder, config).boxes(image) for folder in folders]
         plan_file = args.work / "output" / "best_accuracy.prune.json"
         flops = json.loads(plan_file.read_text(encoding="utf-8"))["flops"]
         notes = [
