@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from made_once import made_once
+from training import Tools
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,14 @@ def det_config(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path
     config = make(rendered, folder / "output", epochs=1, batch_size=4, crop=160, eval_side=480)
     config["Global"]["d2s_train_image_shape"] = [3, 160, 160]
     return write_config(config, folder / "det.yml")
+
+
+@pytest.fixture(scope="session")
+def det_tools(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    det_config: Path,
+    det_weights: Path,
+) -> Tools:
+    """PaddleOCR's tools on the detector."""
+    return Tools(run_tool, tree, det_config, det_weights)

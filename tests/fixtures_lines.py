@@ -174,6 +174,22 @@ def multi_head_weights(
 
 
 @pytest.fixture(scope="session")
+def two_heads_tools(
+    run_tool: Callable[..., subprocess.CompletedProcess[str]],
+    tree: Path,
+    lines: Path,
+    multi_head_weights: dict[str, paddle.Tensor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Tools:
+    """PaddleOCR's tools on the recogniser with CTC beside NRTR, which has no weights."""
+    folder = tmp_path_factory.mktemp("two_heads")
+    known = {name: tensor for name, tensor in multi_head_weights.items() if "gtc" not in name}
+    paddle.save(known, f"{folder / 'multi'}.pdparams")
+    config = rec_config(tree, lines, folder / "output", "NRTRHead")
+    return Tools(run_tool, tree, write_config(config, folder / "multi.yml"), folder / "multi")
+
+
+@pytest.fixture(scope="session")
 def ctc_weights(
     multi_head_weights: dict[str, paddle.Tensor], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

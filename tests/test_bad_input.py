@@ -58,24 +58,13 @@ def test_untrained_weights(refuse: Callable[..., str], tmp_path: Path) -> None:
     assert "random" in message and "allow_untrained" in message
 
 
-@pytest.fixture(scope="module")
-def detector(
-    run_tool: Callable[..., subprocess.CompletedProcess[str]],
-    tree: Path,
-    det_config: Path,
-    det_weights: Path,
-) -> Tools:
-    """The tools on a detector, for what the classifier has not."""
-    return Tools(run_tool, tree, det_config, det_weights)
-
-
 def test_weights_of_another_network(
-    refuse: Callable[..., str], tmp_path: Path, detector: Tools
+    refuse: Callable[..., str], tmp_path: Path, det_tools: Tools
 ) -> None:
     # PaddleOCR loads what fits and says nothing of what is missing: three branches in four.
     branches = "Architecture.Backbone.conv_kxk_num=4"
-    message = refuse(tmp_path, "train", TRAINED, "Prune.ratio=0.3", branches, tools=detector)
-    assert re.search(rf"{detector.weights}\.pdparams has no weights that fit \d+ of \d+", message)
+    message = refuse(tmp_path, "train", TRAINED, "Prune.ratio=0.3", branches, tools=det_tools)
+    assert re.search(rf"{det_tools.weights}\.pdparams has no weights that fit \d+ of \d+", message)
     assert "backbone.blocks2.0.pw_conv" in message and "allow_untrained" in message
     assert "neck" not in message
 
@@ -211,8 +200,10 @@ def test_an_empty_evaluation_set(refuse: Callable[..., str], tmp_path: Path) -> 
     assert "Eval" in message and "sensitivity" in message
 
 
-def test_a_baseline_of_nothing(refuse: Callable[..., str], detector: Tools, tmp_path: Path) -> None:
+def test_a_baseline_of_nothing(
+    refuse: Callable[..., str], det_tools: Tools, tmp_path: Path
+) -> None:
     """With a threshold that no box passes there is no metric to lose."""
     no_box = ("Prune.max_loss=0.02", "PostProcess.box_thresh=2.0")
-    message = refuse(tmp_path, "train", TRAINED, *no_box, tools=detector)
+    message = refuse(tmp_path, "train", TRAINED, *no_box, tools=det_tools)
     assert "hmean = 0" in message and "PostProcess" in message

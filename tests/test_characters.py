@@ -96,21 +96,13 @@ def test_a_recogniser_keeps_the_characters_of_its_labels(
 
 
 def test_two_heads_lose_characters_and_channels_and_training_goes_on(
-    run_tool: RunTool,
-    tree: Path,
-    lines: Path,
-    multi_head_weights: dict[str, paddle.Tensor],
-    tmp_path: Path,
+    two_heads_tools: Tools, lines: Path, tmp_path: Path
 ) -> None:
     """CTC and NRTR; the dictionary counts as pruned, the optimizer's state is cut along, and a
     checkpoint that lost characters can lose more."""
-    weights, folder = tmp_path / "multi", tmp_path / "output"
-    path = write_config(rec_config(tree, lines, folder, "NRTRHead"), tmp_path / "multi.yml")
-    tools = Tools(run_tool, tree, path, weights)
-    known = {name: tensor for name, tensor in multi_head_weights.items() if "gtc" not in name}
-    paddle.save(known, f"{weights}.pdparams")
+    tools, folder = two_heads_tools, tmp_path / "output"
     whole = tmp_path / "whole"
-    tools.train(whole, f"Global.pretrained_model={weights}")
+    tools.train(whole, f"Global.pretrained_model={tools.weights}")
     wanted = tmp_path / "wanted.txt"
     wanted.write_text("\n".join("abcdefghijklmnopqrstuvwxyz0123456789中"), encoding="utf-8")
     log = tools.train(

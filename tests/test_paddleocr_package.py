@@ -98,18 +98,12 @@ def infer(tools: Tools, tool: str, folder: Path, image: Path) -> str:
 
 
 def test_the_package_finds_the_boxes_that_infer_det_finds(
-    run_tool: RunTool,
-    tree: Path,
-    det_config: Path,
-    det_weights: Path,
-    rendered: Path,
-    tmp_path: Path,
+    det_tools: Tools, rendered: Path, tmp_path: Path
 ) -> None:
-    tools = Tools(run_tool, tree, det_config, det_weights)
-    prune(tools, tmp_path)
-    model = export(tools, tmp_path, "PP-OCRv4_mobile_det")
+    prune(det_tools, tmp_path)
+    model = export(det_tools, tmp_path, "PP-OCRv4_mobile_det")
     image = rendered / "val" / "0000.jpg"
-    infer(tools, "infer_det", tmp_path, image)
+    infer(det_tools, "infer_det", tmp_path, image)
     row = (tmp_path / "predicts.txt").read_text(encoding="utf-8")
     wanted = np.array([box["points"] for box in json.loads(row.split("\t")[1])], float)
     assert len(wanted) > 3

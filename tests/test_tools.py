@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +38,8 @@ FEW_STEPS = ("Global.epoch_num=2", "Train.dataset.ratio_list=[0.5]", "Global.eva
 
 
 @pytest.fixture(scope="module")
-def tools(
-    run_tool: Callable[..., subprocess.CompletedProcess[str]],
-    tree: Path,
-    det_config: Path,
-    det_weights: Path,
-) -> Tools:
-    return Tools(run_tool, tree, det_config, det_weights)
+def tools(det_tools: Tools) -> Tools:
+    return det_tools
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import paddle
 import pytest
-from fixtures_lines import rec_config
 from training import Tools, output, right_after
 
-from demo.configs import write_config
 from ppocr_prune_plugin.checkpoint import read_shapes
 from ppocr_prune_plugin.plan import load_plan
 
@@ -77,23 +74,13 @@ def test_recogniser_with_ctc_by_sensitivity(
     check_all_tools(tools, tmp_path, log, "infer_rec", lines / "rec_val_0.png")
 
 
-def test_recogniser_with_two_heads(
-    run_tool: RunTool,
-    tree: Path,
-    lines: Path,
-    multi_head_weights: dict[str, paddle.Tensor],
-    tmp_path: Path,
-) -> None:
+def test_recogniser_with_two_heads(two_heads_tools: Tools, lines: Path, tmp_path: Path) -> None:
     """CTC beside NRTR, which takes labels and serves training alone: it has random weights here,
     and is rid of what it would have read of the pruned channels."""
-    known = {name: tensor for name, tensor in multi_head_weights.items() if "gtc" not in name}
-    weights = tmp_path / "multi"
-    paddle.save(known, f"{weights}.pdparams")
-    path = write_config(rec_config(tree, lines, tmp_path, "NRTRHead"), tmp_path / "multi.yml")
-    tools = Tools(run_tool, tree, path, weights)
+    tools = two_heads_tools
     log = tools.train(
         tmp_path,
-        f"Global.pretrained_model={weights}",
+        f"Global.pretrained_model={tools.weights}",
         'Prune.ratio={"head.ctc_encoder.*": 0.1}',
     )
     metric = right_after(log)

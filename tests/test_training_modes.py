@@ -49,14 +49,11 @@ def test_amp_sync_bn_and_taylor_train_a_pruned_classifier(
     )
 
 
-def test_static_training_of_a_pruned_detector(
-    run_tool: RunTool, tree: Path, det_config: Path, det_weights: Path, tmp_path: Path
-) -> None:
+def test_static_training_of_a_pruned_detector(det_tools: Tools, tmp_path: Path) -> None:
     """The compiled forward must not remember the widths from before the cut."""
-    tools = Tools(run_tool, tree, det_config, det_weights)
-    log = tools.train(
+    log = det_tools.train(
         tmp_path,
-        f"Global.pretrained_model={det_weights}",
+        f"Global.pretrained_model={det_tools.weights}",
         "Global.to_static=true",
         "Global.eval_batch_step=[0,1000]",
         "Prune.ratio=0.2",
@@ -67,7 +64,7 @@ def test_static_training_of_a_pruned_detector(
     assert "Successfully to apply @to_static" in log and "global_step: 1" in log
     plan = load_plan(tmp_path / "latest.prune.json")
     assert plan.flops.pruned > 0.05
-    assert tools.metric("hmean", f"Global.checkpoints={tmp_path / 'latest'}") > 0.3
+    assert det_tools.metric("hmean", f"Global.checkpoints={tmp_path / 'latest'}") > 0.3
 
 
 @pytest.fixture
