@@ -49,7 +49,13 @@ def config(tmp_path: Path) -> Config:
     }
 
 
-def settled(config: Config, training: bool = True, plan: str | None = None, **section: Any) -> str:
+def settled(
+    config: Config,
+    training: bool = True,
+    plan: str | None = None,
+    labelled: tuple[str, ...] | None = None,
+    **section: Any,
+) -> str:
     """Settle, as a tool does; what the log says."""
     records: list[str] = []
     logger = logging.Logger("test")
@@ -57,7 +63,8 @@ def settled(config: Config, training: bool = True, plan: str | None = None, **se
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     parsed = parse_section(section, "rec.yml") if section else None
-    settle(config, parsed, training, "rec.yml", plan, logger)
+    read = labelled or (("Train", "Eval") if training else ())
+    settle(config, parsed, training, read, "rec.yml", plan, logger)
     return "\n".join(records)
 
 
@@ -80,7 +87,8 @@ def test_characters_of_a_file(config: Config, tmp_path: Path) -> None:
     assert chosen(config) == "1ab中"  # in the order of the classes
     assert "4 of 21 characters stay: 2 Latin, 1 digits, 1 CJK, and the space" in log
     assert "2 of 2 labels of Train and 1 of 1 labels of Eval have characters outside" in log
-    assert "'2' 1x" in log and "accuracy is 0.0000 at most" in log
+    assert "'2' 1x" in log and "at most 0.0000 of the labels of Eval can be read right" in log
+    assert log.count("PaddleOCR leaves such characters out of labels") == 1
     used = in_use()
     assert used is not None and used.alphabet is not None
     assert used.alphabet.unlabelled == () and used.alphabet.counts is not None
@@ -118,6 +126,12 @@ def test_evaluation_knows_the_characters_of_the_weights(config: Config, tmp_path
     config["Global"]["pretrained_model"] = str(weights(tmp_path / "cut", "1ab"))
     log = settled(config, training=False)
     assert chosen(config) == "1ab" and "reads 3 of 21 characters" in log and stated in log
+    assert "labels" not in log, "an export reads none"
+    log = settled(config, training=False, labelled=("Eval",))
+    assert "1 of 1 labels of Eval have characters outside" in log and "Train" not in log
+    config["Global"] |= {"checkpoints": config["Global"].pop("pretrained_model")}
+    log = settled(config)  # training goes on
+    assert "2 of 2 labels of Train and 1 of 1 labels of Eval have characters outside" in log
     used = in_use()
     assert used is not None and used.trained_with(Path("other.pdparams")) == tuple(WHOLE)
     # The dictionary of now, and one that is not there, are as good as that of before.
