@@ -49,6 +49,7 @@ def test_a_recogniser_keeps_the_characters_of_its_labels(
         "Prune.dry_run=true",
     )  # fmt: skip
     assert "epoch: [1/" not in log
+    assert right_after(log)["before"] == pytest.approx(whole, abs=1e-4)
     folder = tmp_path / "prune"
     known = (tree / "ppocr" / "utils" / "ppocr_keys_v1.txt").read_text(encoding="utf-8").split("\n")
     kept = [line for line in known if line in labels(lines)]
@@ -66,6 +67,7 @@ def test_a_recogniser_keeps_the_characters_of_its_labels(
     assert (before, after) == (6625, len(kept) + 2)
     found = load_report(folder / "report.json").alphabet
     assert found is not None and (found.kept, found.whole) == (len(kept), 6623)
+    assert found.before == pytest.approx(whole, abs=1e-6) and found.after is not None
     assert dict(found.counts)["e"] and found.scripts["digits"] == 10
     assert "<h2>Alphabet</h2>" in (folder / "report.html").read_text(encoding="utf-8")
 

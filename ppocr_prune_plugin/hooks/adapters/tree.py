@@ -94,9 +94,10 @@ def build_from_config(
     """Build the model of a PaddleOCR YAML, with random weights, in train mode.
 
     ``opts`` are ``key=value`` items as after PaddleOCR's ``-o``; ``tree`` is the PaddleOCR tree to
-    use. A recogniser whose ``Prune`` section names characters is built for those. Returns the model and the merged config. Raises :class:`PruneError` for a config that
-    cannot be read, an option of an unknown section, a ``Prune`` section that is not valid, a model
-    that is not for pruning, and one that PaddleOCR cannot build here.
+    use. A recogniser whose ``Prune`` section names characters is built for those. Returns the model
+    and the merged config. Raises :class:`PruneError` for a config that cannot be read, an option of
+    an unknown section, a ``Prune`` section that is not valid, a model that is not for pruning, and
+    one that PaddleOCR cannot build here.
     """
     use_tree(tree)
     config = load_merged(config_path, opts)
