@@ -1,4 +1,4 @@
-"""What export_model.py wrote of a pruned model, loaded by the package ``paddleocr`` and by RapidOCR.
+"""What export_model.py wrote of a pruned model, read by the package ``paddleocr`` and RapidOCR.
 
 These packages and PaddleOCR's training code do not share an environment: name the Python of one
 that has the first (docs/deployment.md says how to make it) in ``PADDLEOCR_PACKAGE_PYTHON``, and of
