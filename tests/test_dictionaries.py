@@ -16,6 +16,7 @@ from ppocr_prune_plugin.cut_dictionary import KEY, CutDictionary, carried_by
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters import dictionaries
 from ppocr_prune_plugin.hooks.adapters.dictionaries import in_use, settle, write_dictionary
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.section import parse_section
 
 Config = dict[str, Any]
@@ -113,6 +114,24 @@ def test_characters_of_the_labels(config: Config) -> None:
         settled(config, characters="auto", characters_min_count=9)
 
 
+def test_labels_are_counted_as_they_are_encoded(tree: Path, config: Config, tmp_path: Path) -> None:
+    """SPIN's encoder makes letters small, unless it is told not to; PaddleOCR leaves characters
+    that it does not know out of labels."""
+    use_tree(tree)
+    from ppocr.data.imaug.label_ops import CTCLabelEncode
+
+    (tmp_path / "train.txt").write_text("a1.jpg\tAB", encoding="utf-8")
+    transforms: list[Config] = [{"SPINLabelEncode": None}]
+    config["Train"]["dataset"]["transforms"] = transforms
+    log = settled(config, characters="auto")
+    assert chosen(config) == "1abx中" and "of Train" not in log
+    transforms[0] = {"SPINLabelEncode": {"lower": False}}
+    settled(config, characters="auto")
+    assert chosen(config) == "1x中"
+    encoded = CTCLabelEncode(25, config["Global"]["character_dict_path"])({"label": "x1é中"})
+    assert encoded["length"] == 3
+
+
 def test_the_space_and_a_character_that_is_there_twice(config: Config, tmp_path: Path) -> None:
     """Some dictionaries have a space, and `use_space_char` adds another: both classes stay."""
     (tmp_path / "whole.txt").write_text("a\nb\na\n \nc\n", encoding="utf-8")
@@ -132,6 +151,7 @@ def test_evaluation_knows_the_characters_of_the_weights(config: Config, tmp_path
     config["Global"] |= {"checkpoints": config["Global"].pop("pretrained_model")}
     log = settled(config)  # training goes on
     assert "2 of 2 labels of Train and 1 of 1 labels of Eval have characters outside" in log
+    config["Global"] |= {"pretrained_model": config["Global"].pop("checkpoints")}
     used = in_use()
     assert used is not None and used.trained_with(Path("other.pdparams")) == tuple(WHOLE)
     # The dictionary of now, and one that is not there, are as good as that of before.
