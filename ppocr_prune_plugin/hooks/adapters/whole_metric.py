@@ -56,7 +56,9 @@ def whole_metric(
     prefix, classes = part.prefix_in(content), class_axes(part)
     for name, tensor in tensors_of(model).items():
         value = content.get(prefix + name) if name in classes else live[name]
-        if value is None or tuple(value.shape) != tuple(tensor.shape):
+        if value is None:  # of a head for training alone: require_classes has seen to the others
+            continue
+        if tuple(value.shape) != tuple(tensor.shape):
             return None
         tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
     loader = build_dataloader(config, "Eval", arguments["device"], arguments["logger"])
