@@ -243,7 +243,7 @@ class Convolution(nn.Layer):
 
 def test_operations_know_the_line_of_the_model_that_makes_them() -> None:
     """Also where Paddle's own layers lie between; how much Python shows of errors is as before."""
-    program = trace(Nested(), INPUTS, training=True)
+    program = trace(Nested(), INPUTS, training=True, sites=True)
     assert program.plain
     sites = {op.name: op.site for op in program.ops}
     for name, kind in (("conv2d", Convolution), ("multiply", Nested)):

@@ -30,8 +30,8 @@ _RECORDERS = (
 )
 
 # Of a call stack: Paddle's own from an operation to the model's line are a dozen, and three more
-# for each list of layers between them.
-_FRAMES = 24
+# for each list of layers between them. Where nobody asks for the line, one: Paddle wants some.
+_FRAMES, _NO_FRAMES = 24, 1
 
 _DROPPED_ATTRS = frozenset({"op_callstack", "place", "dtype", "stop_gradient"})
 
@@ -56,8 +56,8 @@ class Op:
     """One operation: its PIR name without the ``pd_op.`` dialect, operands, results, attributes.
 
     ``layer`` names the classes of the layers that it ran in, ``site`` the line of the model's code
-    (neither is an identity). ``captured`` holds what the blocks inside it (a loop's body, say) use
-    from outside.
+    (neither is an identity), or "" where nobody asked for it. ``captured`` holds what the blocks
+    inside it (a loop's body, say) use from outside.
     """
 
     name: str
@@ -101,7 +101,9 @@ def map_inputs(inputs: Any, leaf: Callable[[Any], Any]) -> Any:
     return leaf(inputs)
 
 
-def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Program:
+def trace(
+    model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, sites: bool = False
+) -> Program:
     """Trace ``model.forward`` with inputs of fixed shapes; nothing is computed.
 
     Args:
@@ -110,16 +112,17 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
             tensors are arrays or ``(shape, dtype)`` pairs, and their values are unknown; what else
             there is (strings, say) is given to the model as it is.
         training: trace the network as it trains (True) or as it is deployed.
+        sites: note the lines of the model's code, which takes a quarter of the time of a trace.
 
     Raises:
         PruneError: Paddle cannot trace the model.
     """
     try:
-        return _trace(model, inputs, training, plain=True)
+        return _trace(model, inputs, training, True, sites)
     except Exception:  # the model's code asks tensors for their values: let Paddle translate it
         pass
     try:
-        return _trace(model, inputs, training, plain=False)
+        return _trace(model, inputs, training, False, sites)
     except Exception as error:
         raise PruneError(
             f"Paddle {paddle.__version__} cannot trace this {type(model).__name__} in "
@@ -128,7 +131,9 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
         ) from error
 
 
-def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
+def _trace(
+    model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool, sites: bool
+) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
     gives the same program several times faster than code that Paddle has translated first."""
     _forget_failed_traces()
@@ -141,7 +146,7 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
             input_spec=[specs],
             full_graph=True,
         )
-        with _methods_translated_once(), _short_stacks() if plain else nullcontext():
+        with methods_translated_once(), _short_stacks(sites) if plain else nullcontext():
             concrete = static.concrete_program
         copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
@@ -157,7 +162,7 @@ _TRANSLATED: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
-def _methods_translated_once() -> Iterator[None]:
+def methods_translated_once() -> Iterator[None]:
     """Paddle keeps translated functions by weak references to what it was given, and a bound
     method is gone at once: it translates each layer's code each time that it is called. Keep it by
     the method's function, which is the same for all layers of a class."""
@@ -183,11 +188,11 @@ def _methods_translated_once() -> Iterator[None]:
 
 
 @contextmanager
-def _short_stacks() -> Iterator[None]:
+def _short_stacks(sites: bool) -> Iterator[None]:
     """Paddle notes the Python call stack with every operation and parameter that it makes, which
     takes a third of the time of a trace; :func:`_site` needs its innermost lines alone."""
     before = getattr(sys, "tracebacklimit", None)
-    sys.tracebacklimit = _FRAMES
+    sys.tracebacklimit = _FRAMES if sites else _NO_FRAMES
     try:
         yield
     finally:
@@ -265,7 +270,7 @@ def trace_as_far(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first trace has shown them
-            return _trace(model, inputs, program.training, program.plain).ops, True
+            return _trace(model, inputs, program.training, program.plain, False).ops, True
     except Exception:  # whatever the model's code or Paddle raises at these widths
         copier = _Copier({})
         ops = programs[0].global_block().ops if programs else []
