@@ -20,6 +20,7 @@ from pathlib import Path
 from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
+from ..export.converter import LAST_PYTHON, OTHER_PYTHON, no_converter
 from ..hooks.adapters.algorithms import unknown_algorithms
 from ..hooks.adapters.tree import find_tree, require_tree
 from ..hooks.points import check_tree
@@ -84,6 +85,7 @@ def findings(
     _, paddle = _first_installed(*_PADDLES)
     old_ir = found is not None and _exports_through_old_ir(found)
     yield from paddle_findings(paddle or "", old_ir)
+    yield from _converter_findings()
     if found is not None:
         yield Finding("ok", f"PaddleOCR {release} at {found}")
         yield from _hook_findings(found)
@@ -222,6 +224,15 @@ def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"PaddleSlim {paddleslim}")
+
+
+def _converter_findings() -> Iterator[Finding]:
+    if sys.version_info[:2] > LAST_PYTHON and _first_installed("paddle2onnx")[1] is None:
+        yield Finding(
+            "note",
+            f"{no_converter()}: no `ppocr-prune onnx`, and pruned_latency by Paddle Inference alone",
+            f"for them, {OTHER_PYTHON}",
+        )
 
 
 def paddle_findings(paddle: str, old_ir: bool) -> Iterator[Finding]:
