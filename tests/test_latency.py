@@ -383,10 +383,7 @@ def test_what_converts_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n, *a: None if n == "paddle2onnx" else find(n, *a)
     )
-    for last, advice in (
-        ((9, 9), "pip install"),
-        ((3, 9), r"There is no paddle2onnx for Python 3\."),
-    ):
+    for last, advice in (((9, 9), "pip install"), ((3, 9), "There is no paddle2onnx for Python")):
         monkeypatch.setattr(converter, "LAST_PYTHON", last)
         said = rf"engine onnxruntime needs .*: paddle2onnx\. {advice}"
         with pytest.raises(PruneError, match=said):

@@ -230,7 +230,7 @@ def _converter_findings() -> Iterator[Finding]:
     if sys.version_info[:2] > LAST_PYTHON and _first_installed("paddle2onnx")[1] is None:
         yield Finding(
             "note",
-            f"{no_converter()}: no `ppocr-prune onnx`, and pruned_latency by Paddle Inference alone",
+            f"{no_converter()}: no `ppocr-prune onnx`, pruned_latency in Paddle Inference alone",
             f"for them, {OTHER_PYTHON}",
         )
 
