@@ -42,6 +42,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _LINK.sub(replace, _BREAK.sub("", _LANGUAGES.sub("", markdown)))
 
 
+def on_page_content(html: str, page: Any, **_: Any) -> None:
+    """A list whose items ran into the paragraph above them lacks an empty line there."""
+    prose = re.sub(r"<pre.*?</pre>|<code>.*?</code>", "", html, flags=re.S)
+    for item in re.findall(r"\n(?:\d+\.|[-*]) [^\n<]{0,40}", prose):
+        _LOG.warning("%s: this is no item of a list: %s", page.file.src_uri, item.strip())
+
+
 def repository() -> str:
     """The address of the repository, "" where pyproject.toml does not say it."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
