@@ -14,7 +14,6 @@ _NEEDED = {
     "paddle": "paddlepaddle==3.2.2",
     "cv2": "opencv-python-headless==4.10.0.84",
     "PIL": "Pillow",
-    "matplotlib": "matplotlib",
 }
 
 
@@ -60,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.fetch_weights:
         source = SOURCES["v4", "det"]
         needed[source.module] = source.installing
+        needed["matplotlib"] = "matplotlib"  # its fonts, for images and their boxes
     missing = [how for name, how in needed.items() if importlib.util.find_spec(name) is None]
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)
