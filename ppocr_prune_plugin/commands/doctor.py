@@ -7,11 +7,13 @@ With a config its model is built, traced, pruned by a little and exported, too, 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -35,6 +37,8 @@ _PADDLES = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
 _WHOLE_ONEDNN, _BROKEN_ONEDNN = "3.2.2", ((3, 3, 0), (3, 3, 1))
 # From this release on exports have tags that earlier ones and this paddle2onnx do not read.
 _WIDE_TAGS, _LAST_PADDLE2ONNX = (3, 3), "2.1.0"
+# Debian's packages with libraries that those of Python do not bring.
+_DEBIAN, _DEBIAN_OPENCV = {"libgomp.so.1": "libgomp1"}, "libgl1 libglib2.0-0"
 # The last release that traces through its old intermediate representation.
 _OLD_IR = (3, 0)
 
@@ -169,7 +173,8 @@ def _version_findings(tree: Release | None) -> Iterator[Finding]:
         )
     else:
         release = release_numbers(paddle)
-        yield _ranged(f"Paddle ({paddle_name})", paddle, release[:2], (3, 0), (3, 3))
+        found = _ranged(f"Paddle ({paddle_name})", paddle, release[:2], (3, 0), (3, 3))
+        yield import_failure("paddle", f"Paddle {paddle} ({paddle_name})") or found
 
     _, numpy = _first_installed("numpy")
     known = None if tree is None else tree.before if tree.stated is None else tree.stated
@@ -202,7 +207,26 @@ def _opencv_findings(numpy: str | None) -> Iterator[Finding]:
             f'pip install {name}==4.10.0.84, or "numpy<2"',
         )
     else:
-        yield Finding("ok", f"OpenCV {opencv} ({name})")
+        title = f"OpenCV {opencv} ({name})"
+        yield import_failure("cv2", title) or Finding("ok", title)
+
+
+def import_failure(module: str, title: str) -> Finding | None:
+    """What keeps an installed module from being imported, which its version does not show."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except Exception as error:
+        remedy = "look at what it says"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"pip install {error.name}"
+        elif library := re.match(r"(lib[^\s:]+): cannot open shared object file", str(error)):
+            packages = _DEBIAN.get(library[1], _DEBIAN_OPENCV)
+            remedy = f"on Debian: apt-get install {packages}"
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Finding("FAIL", f"{title} cannot be imported: {said}", remedy)
+    return None
 
 
 def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
