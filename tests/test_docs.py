@@ -35,6 +35,7 @@ RUN_BY = [
         r'pip install "ppocr-prune-plugin\[(onnx|openvino)\]"',
         r"pip install (--no-deps )?(paddleslim|six)",
     ]),
+    ("pyproject.toml", '"setuptools"]', [r"pip install setuptools"]),
     ("requirements/ocr.txt", "numpy", [r'pip install "numpy<2"']),
     ("test_paddleocr_package.py", "PADDLEOCR_PACKAGE_PYTHON", [
         r"python3 -m venv venv-paddleocr", r"venv-paddleocr/bin/pip",
@@ -86,6 +87,8 @@ RUN_BY = [
     ]),
     ("test_walk.py", "--fold", [r"python tools/export_model.py .*--fold"]),
     ("test_docs.py", "def test_generated_pages", [r"python docs/generator/\w+_page.py"]),
+    ("test_benchmarks.py", "accuracy.py", [r"python benchmarks/accuracy.py .*--only page"]),
+    ("test_benchmarks.py", "compensation.py", [r"python benchmarks/compensation.py"]),
     # Measurements of minutes to hours, which no test repeats: that the script is there, and knows
     # the options that are shown, is looked at.
     ("test_docs.py", "def test_commands_have_the_options", [r"python benchmarks/\w+.py"]),
