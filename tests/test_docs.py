@@ -36,7 +36,7 @@ RUN_BY = [
         r"pip install (--no-deps )?(paddleslim|six)",
     ]),
     ("pyproject.toml", '"setuptools"]', [r"pip install setuptools"]),
-    ("requirements/ocr.txt", "numpy", [r'pip install "numpy<2"']),
+    ("requirements/ocr.txt", "numpy", [r'pip install "numpy<2']),
     ("test_paddleocr_package.py", "PADDLEOCR_PACKAGE_PYTHON", [
         r"python3 -m venv venv-paddleocr", r"venv-paddleocr/bin/pip",
         r"PADDLEOCR_PACKAGE_PYTHON=.* -m pytest tests/test_paddleocr_package.py",

@@ -16,6 +16,7 @@ from fixtures_networks import build
 from fixtures_trees import changed_tree
 from tool_processes import RunTool
 
+from ppocr_prune_plugin.commands import doctor
 from ppocr_prune_plugin.commands.doctor import import_failure, paddle_findings
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
@@ -92,6 +93,25 @@ def test_no_tree_and_switched_off(run_tool: RunTool, tmp_path: Path) -> None:
     assert "PPOCR_PRUNE=0 in this shell" in result.stdout
     assert f"PADDLEOCR_ROOT is {tmp_path}, which is not a PaddleOCR source tree" in result.stdout
     assert "is hooked" in result.stdout  # installed all the same: two separate findings
+
+
+@pytest.mark.parametrize(("numpy", "fails"), [("2.3.5", False), ("2.4.0", True), ("2.5.5", True)])
+def test_a_numpy_that_crops_no_image(
+    numpy: str, fails: bool, tree: Path, today_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every tree that takes arrays of one number for numbers."""
+    installed = doctor._first_installed
+    monkeypatch.setattr(
+        doctor,
+        "_first_installed",
+        lambda *names: ("numpy", numpy) if names == ("numpy",) else installed(*names),
+    )
+    for root, remedy in ((tree, "albumentations==1.4.10"), (today_tree, '"numpy<2.4"')):
+        findings = list(doctor._version_findings(release_of(root), root))
+        (found,) = [f for f in findings if f.text.startswith(f"NumPy {numpy}")]
+        assert found.level == ("FAIL" if fails else "ok")
+        assert not fails or remedy in found.remedy
+    assert not doctor._crops_by_arrays(tree.parent)
 
 
 def test_a_tree_is_found_from_inside_it(run_tool: RunTool, tree: Path) -> None:

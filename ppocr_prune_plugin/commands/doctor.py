@@ -85,7 +85,7 @@ def findings(
     except PruneError as error:
         yield Finding("FAIL", "PaddleOCR tree: none", str(error))
     release = release_of(found) if found is not None else None
-    yield from _version_findings(release)
+    yield from _version_findings(release, found)
     _, paddle = _first_installed(*_PADDLES)
     old_ir = found is not None and _exports_through_old_ir(found)
     yield from paddle_findings(paddle or "", old_ir)
@@ -160,7 +160,7 @@ def probe() -> tuple[bool, str]:
     return result.stdout.strip() == "hooked", result.stderr.strip()
 
 
-def _version_findings(tree: Release | None) -> Iterator[Finding]:
+def _version_findings(tree: Release | None, root: Path | None) -> Iterator[Finding]:
     python = sys.version_info[:2]
     yield _ranged("Python", ".".join(map(str, sys.version_info[:3])), python, (3, 10), (3, 13))
 
@@ -178,17 +178,26 @@ def _version_findings(tree: Release | None) -> Iterator[Finding]:
 
     _, numpy = _first_installed("numpy")
     known = None if tree is None else tree.before if tree.stated is None else tree.stated
-    old_loader = known is not None and release_numbers(known) <= (2, 10, 0)
-    if numpy is not None and release_numbers(numpy) >= (2, 4) and old_loader:
+    old = known is not None and release_numbers(known) <= (2, 10, 0)
+    if numpy is not None and release_numbers(numpy) >= (2, 4) and root and _crops_by_arrays(root):
         yield Finding(
             "FAIL",
-            f"NumPy {numpy}: the data loader of this PaddleOCR recurses without end, like a hang",
-            'pip install "numpy<2" albumentations==1.4.10 albucore==0.0.13',
+            f"NumPy {numpy}: this PaddleOCR can no longer crop a detector's training images (only "
+            "0-dimensional arrays can be converted), and takes others without end, like a hang",
+            'pip install "numpy<2" albumentations==1.4.10 albucore==0.0.13'
+            if old
+            else 'pip install "numpy<2.4"',
         )
     else:
         yield Finding("ok", f"NumPy {numpy or 'not installed'}")
     yield from _opencv_findings(numpy)
     yield from _paddleslim_findings(numpy)
+
+
+def _crops_by_arrays(tree: Path) -> bool:
+    """Whether the tree takes arrays of one number for numbers, as NumPy did before 2.4."""
+    file = tree / "ppocr" / "data" / "imaug" / "random_crop_data.py"
+    return file.is_file() and "int(np.random.choice(axis, size=1))" in file.read_text("utf-8")
 
 
 def _opencv_findings(numpy: str | None) -> Iterator[Finding]:
