@@ -33,7 +33,7 @@ _RECORDERS = (
 # for each list of layers between them.
 _FRAMES = 24
 
-_DROPPED_ATTRS = frozenset({"op_callstack", "place", "dtype", "stop_gradient"})
+_DROPPED_ATTRS = frozenset({"op_callstack", "op_role", "place", "dtype", "stop_gradient"})
 
 
 @dataclass(eq=False)
@@ -55,9 +55,9 @@ class Value:
 class Op:
     """One operation: its PIR name without the ``pd_op.`` dialect, operands, results, attributes.
 
-    ``layer`` names the classes of the layers that it ran in, ``site`` the line of the model's code
-    (neither is an identity). ``captured`` holds what the blocks inside it (a loop's body, say) use
-    from outside.
+    ``layer`` names the classes of the layers that it ran in (``SVTRNet/Block/Attention``), ``site``
+    the line of the model's code (neither is an identity). ``captured`` holds what the blocks inside
+    it (a loop's body, say) use from outside.
     """
 
     name: str
@@ -128,9 +128,17 @@ def trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool) -> Prog
         ) from error
 
 
-def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool) -> Program:
+def _trace(
+    model: paddle.nn.Layer,
+    inputs: Sequence[Any],
+    training: bool,
+    plain: bool,
+    layers: _Layers | None = None,
+) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
-    gives the same program several times faster than code that Paddle has translated first."""
+    gives the same program several times faster than code that Paddle has translated first.
+    ``layers`` learns which layers make the operations."""
+    layers = layers or _Layers()
     _forget_failed_traces()
     forward, specs = _forward_of_unknown(model, inputs)
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
@@ -141,9 +149,12 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
             input_spec=[specs],
             full_graph=True,
         )
-        with _methods_translated_once(), _short_stacks() if plain else nullcontext():
+        with (
+            layers.recorded(), _methods_translated_once(),
+            _short_stacks() if plain else nullcontext(),
+        ):  # fmt: skip
             concrete = static.concrete_program
-        copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
+        copied = _copy(concrete.main_program, concrete.outputs, structured_names(model), layers)
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
         copied.plain, copied.training = plain, training
         return copied
@@ -151,6 +162,44 @@ def _trace(model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain:
         for layer, mode in modes:
             layer.training = mode
         _forget_failed_traces()
+
+
+class _Layers:
+    """The layers that run while a program is made, by a number that each operation bears.
+
+    Paddle notes them, too (``name_struct``), but lists the whole program twice per call of a layer
+    for it: of a decoder with 500 steps that is most of the time of a trace.
+    """
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def of(self, attrs: Mapping[str, Any]) -> str:
+        """Classes of the layers that an operation with these attributes was made in."""
+        number = attrs.get("op_role")
+        return "" if number is None else self._paths[number]
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Number the operations that are made in this context."""
+        module = paddle.nn.layer.layers
+        original = module.name_struct
+        module.name_struct = self._within
+        try:
+            yield
+        finally:
+            module.name_struct = original
+
+    @contextmanager
+    def _within(self, cls: str) -> Iterator[None]:
+        pir = paddle.base.core.pir
+        before = pir.get_op_role()
+        self._paths.append(f"{self.of({'op_role': before})}/{cls}" if before >= 0 else cls)
+        pir.set_op_role(len(self._paths) - 1)  # which means nothing where nothing is computed
+        try:
+            yield
+        finally:
+            pir.set_op_role(before)
 
 
 _TRANSLATED: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
@@ -257,6 +306,7 @@ def trace_as_far(
     """The operations of the model, up to the one that cannot be traced, and whether there is none
     such; traced as ``program`` was."""
     programs: list[Any] = []
+    layers = _Layers()
 
     def remember(layer: paddle.nn.Layer, arguments: Any) -> None:
         programs[:] = [paddle.static.default_main_program()]
@@ -265,9 +315,9 @@ def trace_as_far(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first trace has shown them
-            return _trace(model, inputs, program.training, program.plain).ops, True
+            return _trace(model, inputs, program.training, program.plain, layers).ops, True
     except Exception:  # whatever the model's code or Paddle raises at these widths
-        copier = _Copier({})
+        copier = _Copier({}, layers)
         ops = programs[0].global_block().ops if programs else []
         return [copier.op(raw) for raw in ops], False
     finally:
@@ -307,8 +357,9 @@ def _site(stack: Sequence[str]) -> str:
 
 
 class _Copier:
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str], layers: _Layers) -> None:
         self.names = names
+        self.layers = layers
         self.values: dict[int, Value] = {}
         self.parameters: dict[str, tuple[int, ...]] = {}
 
@@ -341,7 +392,7 @@ class _Copier:
             inputs=inputs,
             outputs=outputs,
             attrs=attrs,
-            layer=str(attrs.get("struct_name", "")).strip("/"),
+            layer=self.layers.of(given),
             site=_site(given.get("op_callstack") or ()),
             captured=tuple(self._captured(raw)),
         )
@@ -356,8 +407,8 @@ class _Copier:
                 yield from self._captured(inner)
 
 
-def _copy(program: Any, outputs: Any, names: Mapping[str, str]) -> Program:
-    copier = _Copier(names)
+def _copy(program: Any, outputs: Any, names: Mapping[str, str], layers: _Layers) -> Program:
+    copier = _Copier(names, layers)
     ops = [copier.op(raw) for raw in program.global_block().ops]
     results = [
         copier.value(raw)
