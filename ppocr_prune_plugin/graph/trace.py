@@ -392,10 +392,16 @@ class _Copier:
             inputs=inputs,
             outputs=outputs,
             attrs=attrs,
-            layer=self.layers.of(given),
+            layer=self._layer(raw, given),
             site=_site(given.get("op_callstack") or ()),
             captured=tuple(self._captured(raw)),
         )
+
+    def _layer(self, raw: Any, attrs: Mapping[str, Any]) -> str:
+        """What holds blocks bears no number: it is made where its condition is."""
+        if "op_role" not in attrs and raw.blocks() and raw.operands_source():
+            attrs = raw.operands_source()[0].get_defining_op().attrs()
+        return self.layers.of(attrs)
 
     def _captured(self, raw: Any) -> Iterator[Value]:
         for block in raw.blocks():
