@@ -399,7 +399,7 @@ class _Copier:
 
     def _layer(self, raw: Any, attrs: Mapping[str, Any]) -> str:
         """What holds blocks bears no number: it is made where its condition is."""
-        if "op_role" not in attrs and raw.blocks() and raw.operands_source():
+        if "op_role" not in attrs and list(raw.blocks()) and raw.operands_source():
             attrs = raw.operands_source()[0].get_defining_op().attrs()
         return self.layers.of(attrs)
 
