@@ -293,3 +293,18 @@ def test_a_trace_does_not_list_the_program_for_each_layer(monkeypatch: pytest.Mo
     assert counts[0] == counts[1]
     assert paddle.nn.layer.layers.name_struct.__module__ == "paddle.base.framework"
     assert paddle.base.core.pir.get_op_role() == -1
+
+
+class Masked(nn.Layer):
+    """A mask as NRTR's head has it in trees before 2.9, and others have it today."""
+
+    def forward(self, x: Any) -> Any:
+        return x + paddle.triu(paddle.full([8, 8], "-inf", dtype="float32"), diagonal=1)
+
+
+def test_numbers_written_as_words_are_traced() -> None:
+    original = paddle.tensor.creation.fill_constant
+    program = trace(Masked(), INPUTS, training=True)
+    assert program.plain
+    assert [op.name for op in program.ops].count("triu") == 1
+    assert paddle.tensor.creation.fill_constant is original

@@ -150,7 +150,7 @@ def _trace(
             full_graph=True,
         )
         with (
-            layers.recorded(), _methods_translated_once(),
+            layers.recorded(), _methods_translated_once(), _words_as_numbers(),
             _short_stacks() if plain else nullcontext(),
         ):  # fmt: skip
             concrete = static.concrete_program
@@ -229,6 +229,24 @@ def _methods_translated_once() -> Iterator[None]:
         yield
     finally:
         del cache.convert_with_cache
+
+
+@contextmanager
+def _words_as_numbers() -> Iterator[None]:
+    """``paddle.full(shape, "-inf")``, as masks of attention are often written, is a number where
+    Paddle computes, and an error where it traces."""
+    module = paddle.tensor.creation
+    original = module.fill_constant
+
+    def fill_constant(shape: Any, dtype: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        value = float(value) if isinstance(value, str) else value
+        return original(shape, dtype, value, *args, **kwargs)
+
+    module.fill_constant = fill_constant
+    try:
+        yield
+    finally:
+        module.fill_constant = original
 
 
 @contextmanager
