@@ -27,6 +27,9 @@ pytest_plugins = [
 
 # PaddleOCR's augmentations look for a newer release of theirs in the net whenever they start.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Some environments ask Python to write no bytecode: then every process that the tests start would
+# compile this package anew, and there are hundreds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Test processes side by side would wait for each other's threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

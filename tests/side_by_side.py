@@ -8,9 +8,11 @@ import pytest
 # waits for another. The first two need different weights. --dist loadfile --no-loadscope-reorder
 # takes files in this order.
 _LONGEST = (
-    *("tools", "configs", "distillation", "self_distillation", "tools_lines", "receipts"),
-    *("latency", "tools_tree", "exporting", "training_modes", "demo", "loading", "bad_input"),
-    *("processes", "kills", "today", "onnx", "schedule", "coverage", "doctor"),
+    *("tools", "configs", "characters", "distillation", "self_distillation", "demo", "latency"),
+    *("receipts", "pruned_equals_zeroed", "walk", "tools_lines", "bad_input", "tools_tree"),
+    *("training_modes", "processes", "onnx", "recovered_weights", "recognisers", "cost"),
+    *("exporting", "schedule", "doctor", "engines", "paddleslim", "loading", "coverage", "classes"),
+    *("dictionaries", "today", "groups_command", "other_programs", "output_analysis", "kills"),
 )
 
 

@@ -19,6 +19,7 @@ from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.plan import GroupPlan
 
 EXACT = 1e-8  # of the same sums in float64
+_GRAPHS: dict[str, ChannelGraph] = {}  # of what :func:`built` builds, traced once
 
 
 def built(name: str) -> tuple[paddle.nn.Layer, ChannelGraph]:
@@ -29,9 +30,10 @@ def built(name: str) -> tuple[paddle.nn.Layer, ChannelGraph]:
     paddle.seed(0)
     with paddle.utils.unique_name.guard():  # some layers name their parameters themselves
         model = build_model(copy.deepcopy(architecture))
-    graph = build_graph(model, [((1, *size), "float32")])
+    if name not in _GRAPHS:
+        _GRAPHS[name] = build_graph(model, [((1, *size), "float32")])
     calibrate(model, paddle.to_tensor(images(3, size).astype("float32")))
-    return model, graph
+    return model, _GRAPHS[name]
 
 
 def images(batch: int, size: tuple[int, ...]) -> np.ndarray:

@@ -30,7 +30,7 @@ SHARE = 0.4
 EASIER = 0.03
 ANALYSIS = (
     f"Prune.pruned_flops={SHARE}",
-    "Prune.sensitivity.ratios=[0.3,0.6]",
+    "Prune.sensitivity.ratios=[0.5]",
     "Prune.sensitivity.samples=3",
 )
 # Two epochs of two steps, and an evaluation after them.

@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 _RIDGE = 1e-3
 # Wide groups lose several channels at a time, so that at most so many steps are made.
 _STEPS = 512
+# Share of a layer's inputs that are gone, from which on it is worth to copy the rest.
+_DROPPED = 0.2
 
 
 class Obs:
@@ -83,40 +85,64 @@ class Obs:
 
 
 class _Layer:
-    """One reader: a factor ``F`` of ``A = F^T F``, ``[any, inputs]``, and the inverse moment of its
-    inputs, kept up to date while channels go."""
+    """One reader: the inverse moment of its inputs ``[inputs, inputs]`` above a factor ``F`` of
+    ``A = F^T F``, ``[any, inputs]``, which change alike when a channel goes. The columns of those
+    that are gone are dropped now and then; ``_place`` is where an input stands."""
 
     def __init__(self, reader: Reader, indices: Array, read: ReadMoments, arrays: Arrays) -> None:
         _, moment = read.moments[reader.weight].about(bool(reader.bias))
         self._indices = indices
         ridge = _RIDGE * (float(np.diag(moment).mean()) or 1.0)
-        self._inverse = np.linalg.inv(moment + ridge * np.eye(len(moment)))
+        inverse = np.linalg.inv(moment + ridge * np.eye(len(moment)))
         if read.remark:
             weight = np.moveaxis(arrays[reader.weight].astype(np.float64), reader.axis, -1)
             factor = weight.reshape(-1, weight.shape[-1])
             # Errors count as shares of what the layer gives, so that readers can be added up.
-            self._factor = factor / (float(((factor @ moment) * factor).sum()) or 1.0) ** 0.5
+            factor = factor / (float(((factor @ moment) * factor).sum()) or 1.0) ** 0.5
+            if len(factor) > len(moment):
+                upper: Array = np.asarray(np.linalg.qr(factor, mode="r"))
+                factor = upper
         else:
             values, vectors = np.linalg.eigh(read.reactions[reader.weight])
-            self._factor = (vectors * np.sqrt(np.maximum(values, 0.0))).T
+            factor = (vectors * np.sqrt(np.maximum(values, 0.0))).T
+        self._both = np.concatenate([inverse, factor])
+        self._spare = np.empty_like(self._both)  # new memory each time takes longer than the sums
+        self._place = np.arange(len(moment))
+        self._gone: list[int] = []
 
     def costs(self) -> Array:
         """Growth of the error for each channel of the group."""
-        diagonal = np.diag(self._inverse)
+        size = self._both.shape[1]
+        diagonal, factor = np.diag(self._both), self._both[size:]
         gone = diagonal <= 0
-        each = np.square(self._factor).sum(axis=0) / np.where(gone, 1.0, diagonal)
-        each[gone] = 0.0
+        each = np.zeros(len(self._place))
+        growth = np.einsum("ij,ij->j", factor, factor) / np.where(gone, 1.0, diagonal)
+        there = self._place >= 0
+        each[there] = np.where(gone, 0.0, growth)[self._place[there]]
         costs: Array = each[self._indices].sum(axis=1)
         return costs
 
     def remove(self, channel: int) -> None:
         """Let a channel go, at all of its places, and adjust the rest."""
-        for place in self._indices[channel].reshape(-1):
-            pivot = self._inverse[place, place]
+        for place in self._place[self._indices[channel].reshape(-1)]:
+            pivot = self._both[place, place] if place >= 0 else 0.0
             if pivot <= 0:
                 continue
-            row = self._inverse[place] / pivot
-            self._factor = self._factor - np.outer(self._factor[:, place], row)
-            self._inverse = self._inverse - np.outer(self._inverse[:, place], row)
-            self._factor[:, place] = 0.0
-            self._inverse[place, :] = self._inverse[:, place] = 0.0
+            column = self._both[:, place].copy()
+            np.multiply(column[:, None], self._both[place] / pivot, out=self._spare)
+            self._both -= self._spare
+            self._both[place] = self._both[:, place] = 0.0
+            self._gone.append(int(place))
+        if len(self._gone) > _DROPPED * self._both.shape[1]:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Go on without what is gone."""
+        size = self._both.shape[1]
+        left = np.ones(len(self._both), dtype=np.bool_)
+        left[self._gone] = False
+        places = np.where(left[:size], left[:size].cumsum() - 1, -1)
+        self._place = np.where(self._place >= 0, places[self._place], -1)
+        self._both = np.ascontiguousarray(self._both[left][:, left[:size]])
+        self._spare = np.empty_like(self._both)
+        self._gone = []

@@ -45,7 +45,7 @@ def build_graph(
         PruneError: the model cannot be traced.
     """
     with attributes_read(model) as reads:
-        program = trace(model, inputs, training)
+        program = trace(model, inputs, training, sites=True)
     graph = confirmed(model, inputs, program, reads, lambda refused: _analyse(program, refused))
     return replace(follow_rep(model, graph), program=program)
 

@@ -8,6 +8,7 @@ file imports this module in every tool.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -231,28 +232,36 @@ def _file(tree: Path, module: str) -> Path:
 
 def _defined(file: Path, name: str) -> tuple[bool, list[str] | None]:
     """Whether a file binds a name, and the parameters behind it where that can be read off."""
-    import ast
-
     try:
-        body = ast.parse(file.read_bytes()).body
+        state = file.stat()
+        bound = _bound(file, state.st_mtime_ns, state.st_size)
     except (OSError, SyntaxError, ValueError):
         return False, None
-    first, _, method = name.partition(".")
-    bound = [node for known, node in _names(body) if known == first]
-    if not bound:
-        return False, None
-    node = bound[-1]  # as after the import
-    if method:
-        if not isinstance(node, ast.ClassDef):
-            return True, None
-        inside = [item for known, item in _names(node.body) if known == method]
-        if not inside:  # of a base class
-            return True, None
-        node = inside[-1]
+    return name.partition(".")[0] in bound, bound.get(name)
+
+
+@functools.cache
+def _bound(file: Path, changed: int, size: int) -> dict[str, list[str] | None]:
+    """Names that a file binds, methods as ``Class.method``, with the parameters of functions. Not
+    to be changed: it is kept for as long as the file stays the same."""
+    import ast
+
+    found: dict[str, list[str] | None] = {}
+    for name, node in dict(_names(ast.parse(file.read_bytes()).body)).items():  # the last counts
+        found[name] = _parameters(node)
+        if isinstance(node, ast.ClassDef):
+            inside = dict(_names(node.body))
+            found |= {f"{name}.{own}": _parameters(item) for own, item in inside.items()}
+    return found
+
+
+def _parameters(node: ast.stmt) -> list[str] | None:
+    import ast
+
     if not isinstance(node, ast.FunctionDef):
-        return True, None
+        return None
     given = node.args
-    return True, [arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return [arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
 
 
 def _names(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

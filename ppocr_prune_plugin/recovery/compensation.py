@@ -140,14 +140,17 @@ def _best_ridge(moments: Moments, mask: Array, weight: Array, shift: bool) -> tu
     ``weight``: ``[outputs and taps, removed]``.
     """
     power = weight.T @ weight
+    r, p = ~mask, mask
+    known = [moments.about(False, (half,)) for half in (0, 1)]
+    means = [(mean[r], mean[p]) for mean, _ in known]
+    seconds = [(m[np.ix_(r, r)], m[np.ix_(r, p)], m[np.ix_(p, p)]) for _, m in known]
 
     def error(slope: Array, offset: Array, half: int) -> float:
         """Mean square of ``W (x_R - B x_P - b)`` over the positions of a half."""
-        mean, second = moments.about(False, (half,))
-        r, p = ~mask, mask
-        cross = second[np.ix_(r, p)] @ slope.T
-        rest = second[np.ix_(r, r)] - cross - cross.T + slope @ second[np.ix_(p, p)] @ slope.T
-        off = np.outer(mean[r] - slope @ mean[p], offset)
+        (removed, kept), (own, between, others) = means[half], seconds[half]
+        cross = between @ slope.T
+        rest = own - cross - cross.T + slope @ others @ slope.T
+        off = np.outer(removed - slope @ kept, offset)
         rest = rest - off - off.T + np.outer(offset, offset)
         return max(float((power * rest).sum()), 0.0)
 

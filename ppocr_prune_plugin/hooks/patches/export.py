@@ -18,6 +18,7 @@ from ...errors import PruneError, exiting_on_error, one_line
 from ...export.check import Agreement, Differs, Reference, weights_of
 from ...export.exported import CannotRun, ExportedModel
 from ...export.folding import fold_checked
+from ...graph.trace import methods_translated_once
 from ...network import run_once
 from ..adapters.inputs import Inputs, example_inputs
 from ..adapters.state import is_of_pruned
@@ -61,7 +62,8 @@ def wrap(module: ModuleType) -> None:
                 reference = _note(model, arguments)
         if "config" in arguments:
             _take_working_path(arguments["config"], logger)
-        result = original(*args, **kwargs)
+        with methods_translated_once():
+            result = original(*args, **kwargs)
         if pruned and reference is None:
             return result  # the log says why it cannot be checked
         with _judging(logger):  # a wrong export ends it: there is nothing to fold
