@@ -142,6 +142,8 @@ def probe() -> tuple[bool, str]:
         (tools / "program.py").touch()
         (tools / "train.py").write_text(
             "import sys\n"
+            "sys.path.insert(0, '.')\n"
+            "import ppocr\n"
             "print('hooked' if any(type(f).__module__ == 'ppocr_prune_plugin.hooks.finder'"
             " for f in sys.meta_path) else 'not hooked')\n"
         )
