@@ -93,7 +93,7 @@ $(BASE): requirements/paddle.txt requirements/ocr.txt requirements/no-deps.txt |
 	touch $@
 
 $(SOURCES): requirements/sources.txt | $(BASE)
-	$(PIP) download --no-deps --no-binary :all: -d $(VENV)/sources -r requirements/sources.txt
+	$(PIP) download --no-deps -d $(VENV)/sources -r requirements/sources.txt
 	touch $@
 
 $(READY): $(BASE) pyproject.toml setup.py $(wildcard startup/*)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from demo.architectures import architecture
 from demo.published import NAMES, SOURCES
 from ppocr_prune_plugin.errors import PruneError, exiting_on_error
 
@@ -14,7 +15,6 @@ _NEEDED = {
     "paddle": "paddlepaddle==3.2.2",
     "cv2": "opencv-python-headless==4.10.0.84",
     "PIL": "Pillow",
-    "matplotlib": "matplotlib",
 }
 
 
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.fetch_weights:
         source = SOURCES["v4", "det"]
         needed[source.module] = source.installing
+        needed["matplotlib"] = "matplotlib"  # its fonts, for images and their boxes
     missing = [how for name, how in needed.items() if importlib.util.find_spec(name) is None]
     if missing:
         installs = "; ".join(f"pip install {how}" for how in missing)
@@ -68,6 +69,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.fetch_weights:
         print(f"weights: {fetch_weights(args.work, args.fetch_weights, args.data)}")
+        release, kind = NAMES[args.fetch_weights]
+        branches = architecture(kind, release=release)["Backbone"].get("conv_kxk_num")
+        if branches is not None:
+            print(f"their network: -o Architecture.Backbone.conv_kxk_num={branches}")
     else:
         given = {key: getattr(args, key) for key in ("samples", "side", "epochs")}
         settings = Settings(**{key: value for key, value in given.items() if value is not None})

@@ -1,39 +1,65 @@
-"""Decides at interpreter start whether this process is a program in a PaddleOCR tree.
+"""Hooks PaddleOCR in the processes that import it from a PaddleOCR tree.
 
-Called by the start-up files in site-packages, in every Python process of the environment. So:
-standard library only (nothing beyond what the interpreter has loaded by then), no output, no
-exception, and nothing done twice. ``PPOCR_PRUNE=0`` switches it off.
-
-Any script may load a pruned checkpoint: PaddleOCR's tools, those under ``deploy/``, a user's own.
-What matters is where it lies. The line in the ``.pth`` file asks the same question more coarsely,
-so that other programs import nothing: is there a ``tools/program.py`` in a folder above the script?
+The start-up files in site-packages are read by every Python process of the environment. They put a
+class on ``sys.meta_path`` that waits for the import of ``ppocr`` or ``tools.program``, the first
+that any program imports of a tree, and then calls :func:`imported`. Which program that is, and
+where its script lies, does not matter: PaddleOCR's tools, those under ``deploy/``, a user's own, a
+notebook. Until then nothing of this package is imported, and what is here is the standard library's
+alone, without output, without an exception, and done once. ``PPOCR_PRUNE=0`` switches it off.
 """
 
 import os
 import sys
 
+TYPE_CHECKING = False  # `typing` has not been imported yet, and takes its time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
-def activate(force: bool = False) -> bool:
-    """Hook PaddleOCR's imports if this program lies in a PaddleOCR tree; True where they are.
+# What waits has this name; the line in the ``.pth`` file spells both out.
+WAITING = "PPOCRPruneWaiting"
+FIRST = ("ppocr", "tools.program")
 
-    With ``force`` the caller vouches for it (``ppocr-prune run``), and an error is not swallowed.
+
+def wait() -> None:
+    """Wait for a PaddleOCR tree, as the line in the ``.pth`` file does (Python 3.15 and later read
+    the ``.start`` file instead, which names this function)."""
+
+    def find_spec(
+        name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        return imported(name, path) if name in FIRST else None
+
+    if not any(_waits(finder) for finder in sys.meta_path):
+        waiting = type(WAITING, (), {"find_spec": staticmethod(find_spec)})
+        sys.meta_path.insert(0, waiting)  # type: ignore[arg-type]
+
+
+def stop_waiting() -> None:
+    """Leave it to somebody else to hook PaddleOCR."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not _waits(finder)]
+
+
+def imported(name: str, path: "Sequence[str] | None" = None) -> "ModuleSpec | None":
+    """Hook PaddleOCR if this module of :data:`FIRST` is one of a tree; nobody waits from then on.
+
+    Returns what the hooks want to be imported for it; None leaves that to the other finders.
     """
-    if not force and tree_of(_script()) is None:
-        return False
+    if tree_of(name, path) is None:
+        return None
+    stop_waiting()
     try:
         if switched_off():
             from .hooks.request import warn_if_switched_off
 
             warn_if_switched_off(sys.argv)
-            return False
+            return None
         from .hooks.finder import install
 
-        install()
+        return install().find_spec(name, path)
     except Exception:
-        if force:
-            raise
-        return False  # a half-removed package must not break the user's program
-    return True
+        return None  # a half-removed package must not break the user's program
 
 
 def switched_off() -> bool:
@@ -41,50 +67,29 @@ def switched_off() -> bool:
     return os.environ.get("PPOCR_PRUNE", "").strip() == "0"
 
 
-def tree_of(script: str) -> "str | None":
-    """The PaddleOCR tree that a script lies in, at any depth; None where it lies in none.
+def tree_of(name: str, path: "Sequence[str] | None" = None) -> "str | None":
+    """The PaddleOCR tree that a module of :data:`FIRST` is going to be imported from.
 
-    Programs of an environment that lies in a tree (``.venv/bin/pip``) are none of the tree's.
+    None where it is another project's: a tree has a ``tools/program.py`` beside its ``ppocr``.
     """
-    if not script:
-        return None
     try:
-        places = {os.path.abspath(script), os.path.realpath(script)}
-        environment = os.path.realpath(sys.prefix)
-    except OSError:  # the working directory is gone
-        return None
-    for place in places:
-        folder = os.path.dirname(place)
-        while folder != environment:
-            if os.path.isfile(os.path.join(folder, "tools", "program.py")) and os.path.isdir(
-                os.path.join(folder, "ppocr")
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name, path)
+        if spec is None:
+            return None
+        found = list(spec.submodule_search_locations or ())
+        if spec.origin:
+            found.append(os.path.dirname(spec.origin))
+        for tree in map(os.path.dirname, found):
+            if os.path.isfile(os.path.join(tree, "tools", "program.py")) and os.path.isdir(
+                os.path.join(tree, "ppocr")
             ):
-                return folder
-            above = os.path.dirname(folder)
-            if above == folder:
-                break
-            folder = above
+                return tree
+    except Exception:  # whatever other projects' packages do when they are looked for
+        pass
     return None
 
 
-def _script() -> str:
-    """The script that Python is about to run, also as ``python -m tools.train``; empty if none."""
-    argv = getattr(sys, "argv", None) or [""]
-    if argv[0] == "-c":
-        return ""
-    if argv[0] != "-m":
-        return argv[0]
-    # The module is not looked up yet; `-m` may stand in a cluster of flags, such as `-um`.
-    words = getattr(sys, "orig_argv", [])
-    for flag, module in zip(words, words[1:], strict=False):
-        if flag[:1] == "-" and flag[-1:] == "m":
-            return _module_file(module.replace(".", os.sep))
-    return ""
-
-
-def _module_file(module: str) -> str:
-    for folder in ("", *sys.path):
-        for name in (module + ".py", os.path.join(module, "__main__.py")):
-            if os.path.isfile(os.path.join(folder, name)):
-                return os.path.join(folder, name)
-    return ""
+def _waits(finder: object) -> bool:
+    return getattr(finder, "__name__", "") == WAITING

@@ -181,14 +181,16 @@ def outside_lines(counts: LabelCounts, known: frozenset[str]) -> list[str]:
         f"{where} have characters outside of the alphabet that is kept: {len(strange)} characters, "
         f"the most frequent {often}{_and_more(len(strange))}"
     ]
+    lines.append(
+        "PaddleOCR leaves such characters out of labels, when it trains and when it evaluates: "
+        "accuracy is that of what is left of these texts"
+    )
     wrong, labels = parts.get("Eval", (0, 0))
     if wrong:
-        lines.append(
-            f"what the recogniser makes of these {wrong} evaluation images counts as wrong: it "
-            f"never writes such a character, so that accuracy is {1 - wrong / labels:.4f} at most"
+        lines[-1] += (
+            f"; as they are written, at most {1 - wrong / labels:.4f} of the labels of Eval can be "
+            "read right"
         )
-    if "Train" in parts:
-        lines.append("PaddleOCR trains on such labels as if these characters were not in the text")
     return lines
 
 

@@ -27,7 +27,7 @@ from .recovery.recovery import Recovery
 from .recovery.sharing import load_state, save_state
 from .report.build import build_report
 from .report.html import write_report
-from .report.lines import frozen_lines, latency_line, plan_table, summary
+from .report.lines import frozen_lines, known, latency_line, plan_table, summary
 from .section import PruneSection
 from .sensitivity.outputs import FEW, OutputEvaluation
 from .sensitivity.ranks import ENDINGS, FAILED, FINISHED, Ranks
@@ -58,8 +58,9 @@ class PruningRun:
     (True) or at weights alone; ``ranks``: who else works on it; ``widths`` are the channels that
     groups keep where that was decided before, on a network of the same structure: nothing is
     analysed then; ``unpruned`` is the file of the network's weights, for the plan; ``alphabet``
-    are the characters that a recogniser was left with before, and ``lost`` what went with them,
-    which the report counts as well. A section without a target cuts nothing more.
+    are the characters that a recogniser was left with before, ``lost`` what went with them, which
+    the report counts as well, and ``whole_metric`` the metric with the whole dictionary (None: not
+    known). A section without a target cuts nothing more.
     """
 
     network: Network
@@ -78,6 +79,7 @@ class PruningRun:
     unpruned: WeightsFile | None = None
     alphabet: Alphabet | None = None
     lost: PruningPlan | None = None
+    whole_metric: float | None = None
 
     def run(self) -> PruningPlan:
         """Do what the section asks for; with ``dry_run`` a target that is missed is only warned of.
@@ -148,7 +150,8 @@ class PruningRun:
             if self.alphabet is not None:
                 share = 1 - len(self.alphabet.lines) / self.alphabet.whole
             groups = self.network.graph.groups
-            self._report("characters", share, groups, Decision({}), plan, after)
+            decision = Decision({}, baseline=self.whole_metric)
+            self._report("characters", share, groups, decision, plan, after)
         return plan
 
     def _as_worker(self, target: Ratio | MeasuredTarget) -> PruningPlan:
@@ -273,6 +276,12 @@ class PruningRun:
             for name, value in (after.beside if after is not None else {}).items()
         }
         self.logger.info(f"prune: {summary(plan, metric, decision.baseline, found, beside)}")
+        read = (self.whole_metric, decision.baseline if self.section.has_target else found)
+        if self.whole_metric is not None and self.section.has_target:
+            self.logger.info(
+                f"prune: with the whole dictionary {metric} is {known(read[0])}, with the "
+                f"characters that stay {known(read[1])} before channels go"
+            )
         if decision.latency is not None:
             self.logger.info(f"prune: {latency_line(decision.latency)}")
         files = {
@@ -285,6 +294,7 @@ class PruningRun:
             self.source, plan, decision.file,
             feasibility_of=counted,
             alphabet=self.alphabet,
+            read=read,
             feasibility=decision.feasibility,
             metric=metric, before=decision.baseline, after=found, beside=beside,
             images=evaluation.images if evaluation is not None else None,

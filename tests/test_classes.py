@@ -95,7 +95,7 @@ HEADS: dict[str, tuple[str, str, Config, tuple[int, ...], int]] = {
         "ParseQ",
         {"name": "ParseQHead", "max_text_length": 25, "embed_dim": 48, "dec_num_heads": 4,
          "dec_mlp_ratio": 2, "dec_depth": 1, "perm_num": 2, "perm_forward": True,
-         "perm_mirrored": True, "dropout": 0.1, "decode_ar": True, "refine_iters": 1},
+         "perm_mirrored": True, "dropout": 0.1, "decode_ar": True, "refine_iters": 0},
         (8, 48),
         0,
     ),
@@ -107,14 +107,6 @@ HEADS: dict[str, tuple[str, str, Config, tuple[int, ...], int]] = {
         0,
     ),
 }  # fmt: skip
-
-
-_MODES = {
-    # Its last layer has no bias that keeps it from answering what goes, and it reads its answers.
-    "nrtr": (True,),
-    # PaddleOCR 2.10 runs it neither way on Paddle 3 without a GPU: its parameters are looked at.
-    "parseq": (),
-}
 
 
 @contextmanager
@@ -150,9 +142,21 @@ def answers(part: SubModel, features: tuple[int, ...], training: bool) -> list[n
     labels = training_labels(part.config, (1, 32, 64), 2).values()
     x = np.random.default_rng(0).standard_normal((2, *features)).astype("float32")
     part.model.train() if training else part.model.eval()
+    given = as_tensors(call_arguments([x, *labels], part.config))
     with without_chance(part.model), paddle.no_grad():
-        found = tensors_in(part.model(*as_tensors(call_arguments([x, *labels], part.config))))
-    return [tensor.numpy() for tensor in found if tensor.dtype == paddle.float32]
+        if training and type(part.model.head).__name__ == "ParseQHead":
+            found = tensors_in(_permuted(part.model.head, *given))
+        else:
+            found = tensors_in(part.model(*given))
+    return [tensor.numpy() for tensor in found if tensor.dtype in (paddle.float32, paddle.int64)]
+
+
+def _permuted(head: Any, x: paddle.Tensor, labels: list[paddle.Tensor]) -> Any:
+    """What PARSeq's ``forward`` calls when it trains: before that it takes the first item of a
+    number (``paddle.max(…).numpy()[0]``), which Paddle has refused since 2.5. Permutations are
+    drawn alike."""
+    paddle.seed(5)
+    return head.forward_train(x, labels[0][:, : int(labels[1].max()) + 2])
 
 
 def classes_of(algorithm: str, config: Config, shift: int) -> dict[str, int]:
@@ -209,20 +213,20 @@ def test_fewer_characters_change_nothing_for_those_that_are_left(
             bias = content[parameter].numpy()
             bias[lost(len(bias))] = -1e4
             content[parameter] = paddle.to_tensor(bias)
+    if name == "nrtr":  # its last layer has no bias, so that a feature which is always 9 serves
+        for parameter, value in (("weight", 0.0), ("bias", 9.0)):
+            content[f"head.decoder.0.norm3.{parameter}"][0] = value
+        content["head.tgt_word_prj.weight"][0, lost(0)] = -1e3
     whole.model.set_state_dict(content)
     cut_weights(content, cuts)
     assert {n: tuple(t.shape) for n, t in content.items()} == {
         n: tuple(t.shape) for n, t in part.model.state_dict().items()
     }
     part.model.set_state_dict(content)
-    if not _MODES.get(name, True):
-        arrays = {name: tensor.numpy() for name, tensor in whole.model.state_dict().items()}
-        for parameter in axes:
-            for axis, length in lengths[parameter].items():
-                expected = np.delete(arrays[parameter], lost(length), axis=axis)
-                np.testing.assert_array_equal(content[parameter].numpy(), expected)
     assert list(left) == list(KEPT)
-    for training in _MODES.get(name, (True, False)):
+    classes = shift + whole.config["Architecture"]["Head"].get("out_channels", 0)
+    stay = np.delete(np.arange(classes), lost(classes) if "multi" not in name else [])
+    for training in (True, False):
         compared = 0
         for before, after in zip(
             answers(whole, features, training), answers(part, features, training), strict=True
@@ -233,8 +237,10 @@ def test_fewer_characters_change_nothing_for_those_that_are_left(
             for axis in axes_left:
                 before = np.delete(before, lost(before.shape[axis]), axis=axis)
             assert before.shape == after.shape
+            if after.dtype == np.int64:  # classes by their numbers
+                after = stay[after]
             np.testing.assert_allclose(after, before, rtol=2e-4, atol=2e-4)
-            compared += bool(axes_left)
+            compared += bool(axes_left) or (name == "nrtr" and before.dtype == np.int64)
         assert compared
 
 

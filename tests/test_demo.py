@@ -111,6 +111,10 @@ def test_weights_are_fetched_by_name(
     with pytest.raises(SystemExit):
         demo.arguments().parse_args(["--fetch-weights", "ppocrv9"])
     assert "ppocrv6_small_rec" in capsys.readouterr().err
+    fetched = tmp_path / "weights" / "ppocrv4_mobile_det.pdparams"
+    fetched.touch()
+    demo.run(demo.arguments().parse_args(["--work", str(tmp_path), "--fetch-weights"]))
+    assert "Architecture.Backbone.conv_kxk_num=1" in capsys.readouterr().out
 
 
 def test_lines_that_nobody_can_read_are_not_counted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ppocr_prune_plugin.cut_dictionary import KEY, CutDictionary, carried_by
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters import dictionaries
 from ppocr_prune_plugin.hooks.adapters.dictionaries import in_use, settle, write_dictionary
+from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.section import parse_section
 
 Config = dict[str, Any]
@@ -49,7 +50,13 @@ def config(tmp_path: Path) -> Config:
     }
 
 
-def settled(config: Config, training: bool = True, plan: str | None = None, **section: Any) -> str:
+def settled(
+    config: Config,
+    training: bool = True,
+    plan: str | None = None,
+    labelled: tuple[str, ...] | None = None,
+    **section: Any,
+) -> str:
     """Settle, as a tool does; what the log says."""
     records: list[str] = []
     logger = logging.Logger("test")
@@ -57,7 +64,8 @@ def settled(config: Config, training: bool = True, plan: str | None = None, **se
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     parsed = parse_section(section, "rec.yml") if section else None
-    settle(config, parsed, training, "rec.yml", plan, logger)
+    read = labelled or (("Train", "Eval") if training else ())
+    settle(config, parsed, training, read, "rec.yml", plan, logger)
     return "\n".join(records)
 
 
@@ -80,7 +88,8 @@ def test_characters_of_a_file(config: Config, tmp_path: Path) -> None:
     assert chosen(config) == "1ab中"  # in the order of the classes
     assert "4 of 21 characters stay: 2 Latin, 1 digits, 1 CJK, and the space" in log
     assert "2 of 2 labels of Train and 1 of 1 labels of Eval have characters outside" in log
-    assert "'2' 1x" in log and "accuracy is 0.0000 at most" in log
+    assert "'2' 1x" in log and "at most 0.0000 of the labels of Eval can be read right" in log
+    assert log.count("PaddleOCR leaves such characters out of labels") == 1
     used = in_use()
     assert used is not None and used.alphabet is not None
     assert used.alphabet.unlabelled == () and used.alphabet.counts is not None
@@ -105,6 +114,24 @@ def test_characters_of_the_labels(config: Config) -> None:
         settled(config, characters="auto", characters_min_count=9)
 
 
+def test_labels_are_counted_as_they_are_encoded(tree: Path, config: Config, tmp_path: Path) -> None:
+    """SPIN's encoder makes letters small, unless it is told not to; PaddleOCR leaves characters
+    that it does not know out of labels."""
+    use_tree(tree)
+    from ppocr.data.imaug.label_ops import CTCLabelEncode
+
+    (tmp_path / "train.txt").write_text("a1.jpg\tAB", encoding="utf-8")
+    transforms: list[Config] = [{"SPINLabelEncode": None}]
+    config["Train"]["dataset"]["transforms"] = transforms
+    log = settled(config, characters="auto")
+    assert chosen(config) == "1abx中" and "of Train" not in log
+    transforms[0] = {"SPINLabelEncode": {"lower": False}}
+    settled(config, characters="auto")
+    assert chosen(config) == "1x中"
+    encoded = CTCLabelEncode(25, config["Global"]["character_dict_path"])({"label": "x1é中"})
+    assert encoded["length"] == 3
+
+
 def test_the_space_and_a_character_that_is_there_twice(config: Config, tmp_path: Path) -> None:
     """Some dictionaries have a space, and `use_space_char` adds another: both classes stay."""
     (tmp_path / "whole.txt").write_text("a\nb\na\n \nc\n", encoding="utf-8")
@@ -118,6 +145,13 @@ def test_evaluation_knows_the_characters_of_the_weights(config: Config, tmp_path
     config["Global"]["pretrained_model"] = str(weights(tmp_path / "cut", "1ab"))
     log = settled(config, training=False)
     assert chosen(config) == "1ab" and "reads 3 of 21 characters" in log and stated in log
+    assert "labels" not in log, "an export reads none"
+    log = settled(config, training=False, labelled=("Eval",))
+    assert "1 of 1 labels of Eval have characters outside" in log and "Train" not in log
+    config["Global"] |= {"checkpoints": config["Global"].pop("pretrained_model")}
+    log = settled(config)  # training goes on
+    assert "2 of 2 labels of Train and 1 of 1 labels of Eval have characters outside" in log
+    config["Global"] |= {"pretrained_model": config["Global"].pop("checkpoints")}
     used = in_use()
     assert used is not None and used.trained_with(Path("other.pdparams")) == tuple(WHOLE)
     # The dictionary of now, and one that is not there, are as good as that of before.

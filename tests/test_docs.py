@@ -22,11 +22,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GUIDES = ["README.md", "README_ch.md"]
 PAGES = [ROOT / name for name in GUIDES] + sorted(DOCS.glob("*.md"))
-# Measured tables, which need no words, and pages that their own branches translate.
-ENGLISH_ONLY = {
-    "benchmark_accuracy.md", "benchmark_deployed.md", "changelog.md",
-    "compatibility.md", "coverage.md",
-}  # fmt: skip
+# Pages whose Chinese counterpart takes its tables from them when the site is built.
+MEASURED = ["benchmark_accuracy.md", "benchmark_deployed.md", "compatibility.md", "coverage.md"]
 
 # By what every command of the pages is run, or where what stands for one that a test cannot run (a
 # download into an environment, hours of work). Patterns, a file, and words of it.
@@ -38,7 +35,8 @@ RUN_BY = [
         r'pip install "ppocr-prune-plugin\[(onnx|openvino)\]"',
         r"pip install (--no-deps )?(paddleslim|six)",
     ]),
-    ("requirements/ocr.txt", "numpy", [r'pip install "numpy<2"']),
+    ("pyproject.toml", '"setuptools"]', [r"pip install setuptools"]),
+    ("requirements/ocr.txt", "numpy", [r'pip install "numpy<2']),
     ("test_paddleocr_package.py", "PADDLEOCR_PACKAGE_PYTHON", [
         r"python3 -m venv venv-paddleocr", r"venv-paddleocr/bin/pip",
         r"PADDLEOCR_PACKAGE_PYTHON=.* -m pytest tests/test_paddleocr_package.py",
@@ -89,6 +87,8 @@ RUN_BY = [
     ]),
     ("test_walk.py", "--fold", [r"python tools/export_model.py .*--fold"]),
     ("test_docs.py", "def test_generated_pages", [r"python docs/generator/\w+_page.py"]),
+    ("test_benchmarks.py", "accuracy.py", [r"python benchmarks/accuracy.py .*--only page"]),
+    ("test_benchmarks.py", "compensation.py", [r"python benchmarks/compensation.py"]),
     # Measurements of minutes to hours, which no test repeats: that the script is there, and knows
     # the options that are shown, is looked at.
     ("test_docs.py", "def test_commands_have_the_options", [r"python benchmarks/\w+.py"]),
@@ -220,7 +220,7 @@ def test_both_languages_show_the_same() -> None:
     """Commands, code and images, page by page; and each page is there in both."""
     pairs = [(ROOT / "README.md", ROOT / "README_ch.md")]
     for page in sorted(DOCS.glob("*.md")):
-        if ".zh" not in page.name and page.name not in ENGLISH_ONLY:
+        if ".zh" not in page.name and page.name not in (*MEASURED, "changelog.md"):
             pairs.append((page, translated(page)))
     assert len(pairs) > 10
     for english, chinese in pairs:
@@ -246,10 +246,27 @@ def test_numbers_are_the_same_in_both_languages() -> None:
 
     for english in (*map(ROOT.joinpath, ["README.md"]), *sorted(DOCS.glob("*.md"))):
         chinese = ROOT / "README_ch.md" if english.name == "README.md" else translated(english)
-        if ".zh" in english.name or not chinese.is_file():
+        if ".zh" in english.name or english.name in MEASURED:
             continue
         for mine, theirs in zip(rows(english), rows(chinese), strict=True):
             assert sorted(mine) == sorted(theirs), (chinese, mine, theirs)
+
+
+@pytest.mark.parametrize("page", MEASURED)
+def test_chinese_pages_have_the_measured_tables(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the site: every row, plot and heading, and all headings and heads of tables in Chinese."""
+    monkeypatch.syspath_prepend(DOCS / "generator")
+    tables = importlib.import_module("measured_tables")
+    own = translated(DOCS / page)
+    assert commands(own) == commands(DOCS / page)
+    english, chinese = text(DOCS / page), tables.with_tables(text(own))
+    english = english.partition("<!-- measured: begin -->")[2] or english
+    for pattern in (r"^\|.*", r"^!\[.*", r"^## .*"):
+        lines, theirs = (re.findall(pattern, shown, re.M) for shown in (english, chinese))
+        figures = [[sorted(re.findall(r"\d[\d.]*", line)) for line in ls] for ls in (lines, theirs)]
+        assert figures[0] == figures[1]
+    heads = re.findall(r"^## .*|^\|.*(?=\n\|[-: |]+$)", chinese, re.M)
+    assert heads and all(re.search("[\u4e00-\u9fff]", head) for head in heads), heads
 
 
 def _slug(heading: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,8 @@ from fixtures_networks import build
 from fixtures_trees import changed_tree
 from tool_processes import RunTool
 
-from ppocr_prune_plugin.commands.doctor import paddle_findings
+from ppocr_prune_plugin.commands import doctor
+from ppocr_prune_plugin.commands.doctor import import_failure, paddle_findings
 from ppocr_prune_plugin.criteria import Ranker
 from ppocr_prune_plugin.errors import PruneError
 from ppocr_prune_plugin.hooks.adapters.sub_models import SubModel
@@ -93,6 +95,25 @@ def test_no_tree_and_switched_off(run_tool: RunTool, tmp_path: Path) -> None:
     assert "is hooked" in result.stdout  # installed all the same: two separate findings
 
 
+@pytest.mark.parametrize(("numpy", "fails"), [("2.3.5", False), ("2.4.0", True), ("2.5.5", True)])
+def test_a_numpy_that_crops_no_image(
+    numpy: str, fails: bool, tree: Path, today_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every tree that takes arrays of one number for numbers."""
+    installed = doctor._first_installed
+    monkeypatch.setattr(
+        doctor,
+        "_first_installed",
+        lambda *names: ("numpy", numpy) if names == ("numpy",) else installed(*names),
+    )
+    for root, remedy in ((tree, "albumentations==1.4.10"), (today_tree, '"numpy<2.4"')):
+        findings = list(doctor._version_findings(release_of(root), root))
+        (found,) = [f for f in findings if f.text.startswith(f"NumPy {numpy}")]
+        assert found.level == ("FAIL" if fails else "ok")
+        assert not fails or remedy in found.remedy
+    assert not doctor._crops_by_arrays(tree.parent)
+
+
 def test_a_tree_is_found_from_inside_it(run_tool: RunTool, tree: Path) -> None:
     result = run_tool(DOCTOR, tree / "ppocr" / "utils")
     assert result.returncode == 0, result.stdout
@@ -115,6 +136,34 @@ def test_what_a_paddle_cannot_do(paddle: str, old_ir: bool, wanted: list[str]) -
     found = list(paddle_findings(paddle, old_ir))
     assert len(found) == len(wanted) and all(finding.level == "note" for finding in found)
     assert all(words in finding.remedy for words, finding in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "remedy"),
+    [
+        ("import setuptools_of_nobody", "No module named", "pip install setuptools_of_nobody"),
+        ("raise ImportError('libgomp.so.1: cannot open shared object file: No such')", "libgomp",
+         "apt-get install libgomp1"),
+        ("raise ImportError('libxcb.so.1: cannot open shared object file: No such')", "libxcb",
+         "apt-get install libgl1 libglib2.0-0"),
+        ("1 / 0", "ZeroDivisionError: division by zero", ""),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_what_is_installed_and_cannot_be_imported(
+    code: str, said: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata say that it is there."""
+    (tmp_path / "broken_package.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_package", raising=False)
+    found = import_failure("broken_package", "Broken 1.0")
+    if not code:
+        assert found is None
+        return
+    assert found is not None and found.level == "FAIL"
+    assert found.text.startswith("Broken 1.0 cannot be imported: ") and said in found.text
+    assert remedy in found.remedy
 
 
 def test_what_the_installed_paddle_cannot_do(run_tool: RunTool, tree: Path) -> None:

@@ -246,8 +246,9 @@ class Says(nn.Layer):
         (lambda y: nn.functional.relu(-paddle.abs(y)), "the same to every input"),
         (lambda y: 1000 + 1e-6 * y, "the same to every input"),
         (lambda y: nn.functional.dropout(y, 0.5), "off by no more than a rounding"),
+        (lambda y: nn.functional.sigmoid(-87.2 + 0.1 * paddle.tanh(y)), "the same to every input"),
     ],
-    ids=["dead", "constant", "drops out"],
+    ids=["dead", "constant", "drops out", "at the end of float32"],
 )
 def test_answers_that_prove_nothing_are_said_to(
     tmp_path: Path, answer: Callable[[Any], Any], why: str

@@ -27,6 +27,7 @@ from plain_search import PlainSearch
 from ppocr_prune_plugin.documents import signed
 from ppocr_prune_plugin.engines.paddle import OFF, Predictor
 from ppocr_prune_plugin.errors import PruneError
+from ppocr_prune_plugin.export import converter
 from ppocr_prune_plugin.graph.inference_mode import in_inference_mode, reparameterises
 from ppocr_prune_plugin.hooks.adapters.tree import use_tree
 from ppocr_prune_plugin.latency.fit import Terms, _solve
@@ -382,8 +383,11 @@ def test_what_converts_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n, *a: None if n == "paddle2onnx" else find(n, *a)
     )
-    with pytest.raises(PruneError, match=r"engine onnxruntime needs .*: paddle2onnx\. pip install"):
-        Timer(LatencyOptions(engine="onnxruntime"))
+    for last, advice in (((9, 9), "pip install"), ((3, 9), "There is no paddle2onnx for Python")):
+        monkeypatch.setattr(converter, "LAST_PYTHON", last)
+        said = rf"engine onnxruntime needs .*: paddle2onnx\. {advice}"
+        with pytest.raises(PruneError, match=said):
+            Timer(LatencyOptions(engine="onnxruntime"))
     timer = Timer(LatencyOptions())  # nobody asked for an engine: the first that can be used
     timer.close()
     assert timer.engine.name == "paddle"

@@ -3,7 +3,6 @@ for other classes."""
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -93,25 +92,19 @@ print(sum(parameter.size for parameter in model.parameters() if parameter.traina
 """
 
 
-def test_a_script_of_ones_own_in_a_tree(
-    run_tool: RunTool, tree: Path, cls_config: Path, classifier: Path, tmp_path: Path
+@pytest.mark.parametrize("how", ["a script elsewhere", "no script"])
+def test_a_program_of_ones_own(
+    run_tool: RunTool, tree: Path, cls_config: Path, classifier: Path, tmp_path: Path, how: str
 ) -> None:
-    """It knows nothing of this package."""
-    own = tmp_path / "PaddleOCR"
-    script = own / "my" / "features" / "count.py"
-    script.parent.mkdir(parents=True)
-    for name in ("tools", "ppocr"):
-        os.symlink(tree / name, own / name)
-    script.write_text(OWN.format(tree=str(own)))
-    done = run_tool([script, cls_config, classifier], tmp_path)
+    """It knows nothing of this package, and imports from a tree that it lies nowhere near."""
+    script = tmp_path / "count.py"
+    script.write_text(OWN.format(tree=str(tree)))
+    program = [script] if how == "a script elsewhere" else ["-c", script.read_text()]
+    done = run_tool([*program, cls_config, classifier], tmp_path)
     assert done.returncode == 0, output(done)
     plan = load_plan(plan_path(classifier))
     assert int(done.stdout.split()[-1]) == plan.params.after < plan.params.before
     assert "not matched" not in output(done)
-    elsewhere = tmp_path / "count.py"
-    elsewhere.write_text(script.read_text())
-    done = run_tool([elsewhere, cls_config, classifier], tmp_path)
-    assert int(done.stdout.split()[-1]) == plan.params.before
 
 
 def test_a_pruned_classifier_is_trained_for_more_classes(

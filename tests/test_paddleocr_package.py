@@ -1,7 +1,8 @@
-"""What export_model.py wrote of a pruned model, loaded by the package ``paddleocr``.
+"""What export_model.py wrote of a pruned model, read by the package ``paddleocr`` and RapidOCR.
 
-That package and PaddleOCR's training code do not share an environment: name the Python of one that
-has it (docs/deployment.md says how to make it) in ``PADDLEOCR_PACKAGE_PYTHON``.
+These packages and PaddleOCR's training code do not share an environment: name the Python of one
+that has the first (docs/deployment.md says how to make it) in ``PADDLEOCR_PACKAGE_PYTHON``, and of
+one with ``rapidocr``, ``onnxruntime`` and its models in ``RAPIDOCR_PYTHON``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import pytest
 from training import Tools, output, right_after
 
 PYTHON = os.environ.get("PADDLEOCR_PACKAGE_PYTHON", "")
+RAPIDOCR = os.environ.get("RAPIDOCR_PYTHON", "")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not PYTHON, reason="PADDLEOCR_PACKAGE_PYTHON does not name a Python with paddleocr"
-    ),
-]
+pytestmark = pytest.mark.slow
+needs_package = pytest.mark.skipif(
+    not PYTHON, reason="PADDLEOCR_PACKAGE_PYTHON does not name a Python with paddleocr"
+)
 
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,8 +40,19 @@ print(json.dumps([result.json["res"] for result in model.predict(image)]))
 """
 
 
-def predict(kind: str, image: Path, home: Path, **options: Any) -> dict[str, Any]:
-    """The package's result, with an empty cache: nothing but ``model_dir`` can serve."""
+# Prints the text of the image of one line.
+_READ = """
+import json, sys
+from rapidocr import RapidOCR
+model, image = sys.argv[1:]
+off = {f"Global.use_{part}": False for part in ("det", "cls")}
+reader = RapidOCR(params={"Rec.model_path": model, "Global.text_score": 0.0, **off})
+print(json.dumps(list(reader(image).txts)))
+"""
+
+
+def alone(python: str, source: str, home: Path, *words: object) -> Any:
+    """What a program prints on its last line, as JSON, in an environment of its own."""
     environment = {
         key: value
         for key, value in os.environ.items()
@@ -53,14 +64,19 @@ def predict(kind: str, image: Path, home: Path, **options: Any) -> dict[str, Any
         PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK="True",
     )
     done = subprocess.run(
-        [PYTHON, "-c", _PREDICT, kind, str(image), json.dumps(options)],
+        [python, "-c", source, *map(str, words)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    (result,) = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def predict(kind: str, image: Path, home: Path, **options: Any) -> dict[str, Any]:
+    """The package's result, with an empty cache: nothing but ``model_dir`` can serve."""
+    (result,) = alone(PYTHON, _PREDICT, home, kind, image, json.dumps(options))
     return result
 
 
@@ -72,11 +88,11 @@ def prune(tools: Tools, folder: Path) -> None:
     assert right_after(log)
 
 
-def export(tools: Tools, folder: Path, name: str) -> Path:
-    """Export what :func:`prune` trained under the package's name for it; the model's folder."""
+def export(tools: Tools, folder: Path, name: str, weights: str = "latest") -> Path:
+    """Export weights in ``folder`` under the package's name for the model; the export's folder."""
     done = tools(
         "export_model",
-        f"Global.pretrained_model={folder / 'latest'}",
+        f"Global.pretrained_model={folder / weights}",
         f"Global.save_inference_dir={folder / 'inference'}",
         f"Global.model_name={name}",
         "Global.export_with_pir=True",
@@ -85,11 +101,11 @@ def export(tools: Tools, folder: Path, name: str) -> Path:
     return folder / "inference"
 
 
-def infer(tools: Tools, tool: str, folder: Path, image: Path) -> str:
+def infer(tools: Tools, tool: str, folder: Path, image: Path, weights: str = "latest") -> str:
     """What PaddleOCR's tool logs of an image; what it saves is in ``predicts.txt``."""
     done = tools(
         tool,
-        f"Global.pretrained_model={folder / 'latest'}",
+        f"Global.pretrained_model={folder / weights}",
         f"Global.infer_img={image}",
         f"Global.save_res_path={folder / 'predicts.txt'}",
     )
@@ -97,6 +113,7 @@ def infer(tools: Tools, tool: str, folder: Path, image: Path) -> str:
     return output(done)
 
 
+@needs_package
 def test_the_package_finds_the_boxes_that_infer_det_finds(
     det_tools: Tools, rendered: Path, tmp_path: Path
 ) -> None:
@@ -125,18 +142,24 @@ def test_the_package_finds_the_boxes_that_infer_det_finds(
         assert np.abs(boxes - box).max(axis=(1, 2)).min() <= 3, box
 
 
+def exporting(tools: Tools, folder: Path) -> Tools:
+    """The same tools with a config whose export the package reads: this carries the config's
+    transforms, of which the package knows one encoder of labels alone."""
+    yaml = tools.config.read_text(encoding="utf-8")
+    assert "CTCLabelEncode: null" in yaml
+    config = folder / "rec.yml"
+    encode = "MultiLabelEncode: {gtc_encode: NRTRLabelEncode}"
+    config.write_text(yaml.replace("CTCLabelEncode: null", encode), encoding="utf-8")
+    return replace(tools, config=config)
+
+
+@needs_package
 def test_the_package_reads_the_texts_that_infer_rec_reads(
     run_tool: RunTool, tree: Path, ctc_config: Path, ctc_weights: Path, lines: Path, tmp_path: Path
 ) -> None:
-    # The exported model carries the transforms of the config, and the package knows this one alone.
-    yaml = ctc_config.read_text(encoding="utf-8")
-    assert "CTCLabelEncode: null" in yaml
-    config = tmp_path / "rec.yml"
-    encode = "MultiLabelEncode: {gtc_encode: NRTRLabelEncode}"
-    config.write_text(yaml.replace("CTCLabelEncode: null", encode), encoding="utf-8")
     tools = Tools(run_tool, tree, ctc_config, ctc_weights)
     prune(tools, tmp_path)
-    model = export(replace(tools, config=config), tmp_path, "PP-OCRv4_mobile_rec")
+    model = export(exporting(tools, tmp_path), tmp_path, "PP-OCRv4_mobile_rec")
     read = 0
     for image in sorted(lines.glob("rec_val_*.png"))[:2]:
         log = infer(tools, "infer_rec", tmp_path, image)
@@ -152,3 +175,49 @@ def test_the_package_reads_the_texts_that_infer_rec_reads(
         assert found["rec_score"] == pytest.approx(float(score), abs=0.1)
         read += len(text)
     assert read > 3, "a network that reads nothing agrees with anything"
+
+
+@pytest.fixture(scope="module")
+def cut(
+    run_tool: RunTool,
+    tree: Path,
+    ctc_config: Path,
+    ctc_weights: Path,
+    lines: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, str]:
+    """A recogniser that keeps the characters of its labels: its export, an image, and what
+    infer_rec reads in it."""
+    tools, folder = Tools(run_tool, tree, ctc_config, ctc_weights), tmp_path_factory.mktemp("cut")
+    tools.train(
+        folder, f"Global.pretrained_model={ctc_weights}", "Prune.characters=auto",
+        "Prune.dry_run=true",
+    )  # fmt: skip
+    weights = "prune/untrained"
+    model = export(exporting(tools, folder), folder, "PP-OCRv4_mobile_rec", weights)
+    assert len((folder / "prune" / "dict.txt").read_text(encoding="utf-8").splitlines()) < 40
+    image = lines / "rec_val_0.png"
+    (text,) = re.findall(r"result: ?(.*)\t", infer(tools, "infer_rec", folder, image, weights))
+    assert len(text) > 3
+    return model, image, text
+
+
+@needs_package
+def test_the_package_reads_with_the_characters_that_are_left(
+    cut: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    model, image, text = cut
+    options = {"model_name": "PP-OCRv4_mobile_rec", "model_dir": str(model)}
+    assert predict("TextRecognition", image, tmp_path, **options)["rec_text"] == text
+
+
+@pytest.mark.skipif(not RAPIDOCR, reason="RAPIDOCR_PYTHON does not name a Python with rapidocr")
+def test_rapidocr_reads_with_the_characters_that_are_left(
+    cut: tuple[Path, Path, str], run_tool: RunTool, tmp_path: Path
+) -> None:
+    pytest.importorskip("paddle2onnx")
+    model, image, text = cut
+    file = tmp_path / "rec.onnx"
+    done = run_tool(["-m", "ppocr_prune_plugin.cli", "onnx", model, "-o", file])
+    assert done.returncode == 0, output(done)
+    assert alone(RAPIDOCR, _READ, tmp_path, file, image) == [text]

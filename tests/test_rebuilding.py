@@ -250,3 +250,61 @@ def test_operations_know_the_line_of_the_model_that_makes_them() -> None:
         line = kind.forward.__code__.co_firstlineno + 1
         assert f'{Path(__file__).name}", line {line}, in forward' in sites[name]
     assert not hasattr(sys, "tracebacklimit")
+
+
+class Steps(nn.Layer):
+    """A decoder that calls its cell once a step."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.stem, self.cell, self.steps = nn.Conv2D(3, 3, 1), Chooses(), steps
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        for _ in range(self.steps):
+            x = self.cell.conv(x)
+        return x
+
+
+def test_operations_know_the_layers_that_make_them() -> None:
+    """By their classes, whatever has run before, and also in code that Paddle has translated."""
+    for model in (Nested(), Nested()):
+        made = {op.name: op.layer for op in trace(model, INPUTS, training=True).ops}
+        lists = "/".join(["Sequential"] * 4)
+        assert made["conv2d"] == f"{lists}/Convolution/{'/'.join(['Sequential'] * 3)}/Conv2D"
+        assert made["multiply"] == made["builtin.parameter"] == ""
+    made = {op.name: op.layer for op in trace(nn.Sequential(Chooses()), INPUTS, True).ops}
+    assert made["if"] == "Chooses"
+
+
+def test_a_trace_does_not_list_the_program_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Paddle does to name layers: the time of a trace would grow with the square of the
+    operations."""
+    original, asked = paddle.static.default_main_program, []
+    monkeypatch.setattr(
+        paddle.static, "default_main_program", lambda: asked.append(None) or original()
+    )
+    counts = []
+    for steps in (2, 20):
+        asked.clear()
+        program = trace(Steps(steps), INPUTS, training=True)
+        assert [op.name for op in program.ops].count("conv2d") == steps + 1
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+    assert paddle.nn.layer.layers.name_struct.__module__ == "paddle.base.framework"
+    assert paddle.base.core.pir.get_op_role() == -1
+
+
+class Masked(nn.Layer):
+    """A mask as NRTR's head has it in trees before 2.9, and others have it today."""
+
+    def forward(self, x: Any) -> Any:
+        return x + paddle.triu(paddle.full([8, 8], "-inf", dtype="float32"), diagonal=1)
+
+
+def test_numbers_written_as_words_are_traced() -> None:
+    original = paddle.tensor.creation.fill_constant
+    program = trace(Masked(), INPUTS, training=True)
+    assert program.plain
+    assert [op.name for op in program.ops].count("triu") == 1
+    assert paddle.tensor.creation.fill_constant is original

@@ -194,9 +194,10 @@ def test_a_detector_learns_from_images_without_labels(
     assert "on 2 images without labels, too" in log
     assert losses(log, "loss_distill") and losses(log, "loss_distill_features")
     found = re.search(r"maps shrunk by a ratio of about (0\.\d+) \(measured on (\d+) lines", log)
-    assert found and 0.5 < float(found[1]) < 0.7 and int(found[2]) >= 12
+    assert found and 0.5 < float(found[1]) < 0.6 and int(found[2]) >= 12
     assert "this config trains towards 0.4" in log
-    assert "Train.dataset.transforms.MakeShrinkMap.shrink_ratio: 0.6 (now 0.4)" in log
+    better = round(20 * float(found[1])) / 20
+    assert f"Train.dataset.transforms.MakeShrinkMap.shrink_ratio: {better} (now 0.4)" in log
     assert "Optimizer.lr.learning_rate is 0.001, as for training from scratch" in log
     for option, message in (
         (f"Prune.recovery.unlabelled=[{tmp_path / 'none'}]", f"{tmp_path / 'none'} is no folder"),

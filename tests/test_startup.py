@@ -15,91 +15,74 @@ from ppocr_prune_plugin._startup import tree_of
 
 PROJECT = Path(__file__).parent.parent
 LINE = (PROJECT / "startup" / "ppocr_prune_plugin.pth").read_text()
-# A script that tells how often our finder is installed.
+# Imports what PaddleOCR's tools import first, and tells how often our finder is installed.
 REPORT = """\
 import sys
+sys.path.insert(0, {folder!r})
+import {module}
 print(sum(type(f).__module__ == "ppocr_prune_plugin.hooks.finder" for f in sys.meta_path))
 """
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """Folders as in a PaddleOCR tree, every script the reporting one; a tree within has another
-    name for ``ppocr``."""
-    tree = tmp_path / "tree"
-    for name in ("tools/train.py", "tools/__main__.py", "tools/infer/predict_det.py", "own.py",
-                 "deploy/slim/quantization/quant.py", ".venv/bin/pip", "half/tools/train.py",
-                 "../elsewhere.py", "../deeper/down/below.py"):  # fmt: skip
-        script = tree / name
-        script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text(REPORT)
-    (tree / "tools" / "program.py").touch()
-    (tree / "ppocr").mkdir()
-    (tmp_path / "linked.py").symlink_to(tree / "tools" / "train.py")
-    (tmp_path / "links").symlink_to(tree / "tools")
+    """Folders as in a PaddleOCR tree, with a script in it, one beside it, and one of somebody who
+    has a ``ppocr`` and a ``tools`` of another kind."""
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    for folder in (tree / "ppocr", tree / "tools", other / "ppocr", other / "tools"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (tree / "tools" / "program.py").write_text("import ppocr\n")
+    (other / "tools" / "other.py").touch()
+    script = REPORT.format(folder=str(tree), module="tools.program")
+    for name in ("tools/train.py", "tools/__main__.py", "../elsewhere.py"):
+        (tree / name).write_text(script)
     return tree
 
 
 @pytest.mark.parametrize(
-    ("arguments", "folder", "finders"),
+    ("arguments", "folder"),
     [
-        (["tools/train.py"], ".", "1"),
-        (["train.py"], "tools", "1"),
-        (["../tools/train.py"], "ppocr", "1"),
-        (["-I", "tools/train.py"], ".", "1"),
-        (["own.py"], ".", "1"),
-        (["tools/infer/predict_det.py"], ".", "1"),
-        (["deploy/slim/quantization/quant.py"], ".", "1"),
-        (["half/tools/train.py"], ".", "1"),
-        (["tools"], ".", "1"),
-        (["../linked.py"], ".", "1"),
-        (["../links/train.py"], ".", "1"),
-        (["-m", "tools.train"], ".", "1"),
-        (["-um", "tools.infer.predict_det"], ".", "1"),
-        (["-m", "tools"], ".", "1"),
-        (["-m", "half.tools.train"], ".", "1"),
-        (["../elsewhere.py"], ".", "0"),
-        (["elsewhere.py"], "..", "0"),
-        (["-m", "elsewhere"], "..", "0"),
-        (["../../deeper/down/below.py"], "tools", "0"),
-        (["-c", REPORT], ".", "0"),
-        (["-S", "tools/train.py"], ".", "0"),
+        (["tools/train.py"], "."),
+        (["train.py"], "tools"),
+        (["-I", "tools/train.py"], "."),
+        (["tools"], "."),
+        (["-m", "tools.train"], "."),
+        (["../elsewhere.py"], "."),
+        (["-m", "elsewhere"], ".."),
+        (["-c", REPORT.format(folder=".", module="ppocr")], "."),
     ],
 )
-def test_which_processes_are_hooked(
-    run_tool: RunTool, layout: Path, arguments: list[str], folder: str, finders: str
+def test_whoever_imports_from_a_tree_is_hooked(
+    run_tool: RunTool, layout: Path, arguments: list[str], folder: str
 ) -> None:
     result = run_tool(arguments, cwd=layout / folder)
-    assert (result.stdout.strip(), result.stderr) == (finders, "")
-
-
-def test_a_module_of_a_tree_in_the_path(run_tool: RunTool, layout: Path) -> None:
-    result = run_tool(["-m", "tools.train"], layout.parent, {"PYTHONPATH": str(layout)})
     assert (result.stdout.strip(), result.stderr) == ("1", "")
 
 
-def test_programs_of_an_environment_in_a_tree(
-    layout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither by the line nor by what it calls."""
-    assert tree_of(str(layout / "tools" / "train.py")) == str(layout)
-    assert tree_of(str(layout / ".venv" / "bin" / "pip")) == str(layout)
-    monkeypatch.setattr(sys, "prefix", str(layout / ".venv"))
-    assert tree_of(str(layout / "tools" / "train.py")) == str(layout)
-    assert tree_of(str(layout / ".venv" / "bin" / "pip")) is None
-    # A tree that is installed in it is one.
-    inside = layout / ".venv/lib/tree"
-    (inside / "tools").mkdir(parents=True)
-    (inside / "ppocr").mkdir()
-    (inside / "tools" / "program.py").touch()
-    assert tree_of(str(inside / "tools" / "train.py")) == str(inside)
+@pytest.mark.parametrize("module", ["ppocr", "tools.other", "json"])
+def test_others_are_not(run_tool: RunTool, layout: Path, module: str) -> None:
+    """Nor do they import anything of ours, whatever their packages are called."""
+    script = REPORT.format(folder=str(layout.parent / "other"), module=module)
+    script += "print([name for name in sys.modules if 'ppocr_prune_plugin' == name])"
+    of_ours = "['ppocr_prune_plugin']" if module == "ppocr" else "[]"  # it has to be looked at
+    result = run_tool(["-c", script], layout)
+    assert (result.stdout.split("\n")[:2], result.stderr) == (["0", of_ours], "")
 
-    called: list[str] = []
-    monkeypatch.setattr(_startup, "activate", lambda: called.append(sys.argv[0]))
-    for script in (layout / ".venv/bin/pip", inside / "tools/train.py", layout / "own.py"):
-        monkeypatch.setattr(sys, "argv", [str(script)])
-        exec(LINE)
-    assert {Path(name).name for name in called} == {"train.py", "own.py"}
+
+def test_without_start_up_files_nobody_is(run_tool: RunTool, layout: Path) -> None:
+    assert run_tool(["-S", "tools/train.py"], layout).stdout.strip() == "0"
+
+
+def test_a_tree_has_both_packages(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(layout)])
+    assert tree_of("ppocr") == str(layout)
+    assert tree_of("tools.program", [str(layout / "tools")]) == str(layout)
+    (layout / "ppocr" / "__init__.py").unlink()  # a package without code in itself
+    assert tree_of("ppocr") == str(layout)
+    assert tree_of("tools.program", [str(layout.parent / "other" / "tools")]) is None
+    monkeypatch.setattr(sys, "path", [str(layout.parent / "other"), str(layout)])
+    assert tree_of("ppocr") is None
 
 
 def test_switched_off_by_the_environment(run_tool: RunTool, layout: Path) -> None:
@@ -128,7 +111,9 @@ def test_switched_off_by_the_environment(run_tool: RunTool, layout: Path) -> Non
 def test_run_hooks_without_start_up_files(run_tool: RunTool, layout: Path) -> None:
     site_packages = os.pathsep.join(path for path in sys.path if path)
     (layout / "tools" / "train.py").write_text(
-        REPORT + "print(__name__, sys.argv, sys.path[0] == sys.argv[1])\nsys.exit(7)\n"
+        "import sys\nfirst = sys.path[0]\n"
+        + REPORT.format(folder=str(layout), module="tools.program")
+        + "print(__name__, sys.argv, first == sys.argv[1])\nsys.exit(7)\n"
     )
     result = run_tool(
         ["-S", "-m", "ppocr_prune_plugin.cli", "run", "tools/train.py", layout / "tools", "--help"],
@@ -142,12 +127,13 @@ def test_run_hooks_without_start_up_files(run_tool: RunTool, layout: Path) -> No
 
 def test_start_up_imports_only_the_standard_library(run_tool: RunTool, layout: Path) -> None:
     (layout / "tools" / "train.py").write_text(
-        "import sys\nprint(*{name.partition('.')[0] for name in sys.modules})\n"
+        "import sys\nsys.path.insert(0, '.')\nimport ppocr\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )
     imported = set(run_tool(["tools/train.py"], layout).stdout.split())
     plain = set(run_tool(["-c", "import sys; print(*sys.modules)"]).stdout.split())
-    assert "ppocr_prune_plugin" in imported
-    assert imported - plain - set(sys.stdlib_module_names) == {"ppocr_prune_plugin"}
+    ours = {"ppocr", "ppocr_prune_plugin"}
+    assert imported - plain - set(sys.stdlib_module_names) == ours
 
 
 def test_other_programs_import_nothing_of_ours(run_tool: RunTool) -> None:
@@ -155,28 +141,23 @@ def test_other_programs_import_nothing_of_ours(run_tool: RunTool) -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_the_line_costs_other_programs_a_few_calls_of_the_system(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """One for each folder that a script lies in, and no import."""
-    script = tmp_path / "a/b/c/d/program.py"
-    script.parent.mkdir(parents=True)
-    script.touch()
-    monkeypatch.setattr(sys, "argv", [str(script)])
-    asked: list[str] = []
-    monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(path) or False)
+def test_the_line_asks_the_system_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports nothing, and what waits looks at names."""
+    monkeypatch.setattr(sys, "meta_path", [])
     before = set(sys.modules)
+    calls: list[str] = []
+    sys.addaudithook(lambda event, arguments: calls.append(event) if watching else None)
+    watching = True
     exec(LINE)
-    assert len(asked) == len(script.parts) - 1
-    assert set(sys.modules) == before
+    found = [sys.meta_path[0].find_spec(name, None) for name in ("json", "tools", "ppocr.data")]
+    watching = False
+    assert found == [None] * 3 and set(sys.modules) == before
+    assert set(calls) <= {"exec", "compile", "object.__getattr__"}
 
 
-@pytest.mark.parametrize(
-    "argv", ["[]", "['']", "['-c']", "['-m']", "['tools/train.py']", "['no\\0path']", "[None]"]
-)
-def test_the_line_never_raises_or_prints(layout: Path, argv: str) -> None:
+def test_the_line_never_raises_or_prints(layout: Path) -> None:
     # -S -I: the package cannot be imported, as after half an uninstallation.
-    code = f"import sys; sys.argv = {argv}; exec({LINE!r})"
+    code = f"exec({LINE!r}); import sys; sys.path.insert(0, {str(layout)!r}); import tools.program"
     result = subprocess.run(
         [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd=layout
     )
@@ -185,15 +166,25 @@ def test_the_line_never_raises_or_prints(layout: Path, argv: str) -> None:
 
 def test_the_line_is_one_line_and_twice_is_as_once(run_tool: RunTool, layout: Path) -> None:
     assert LINE.count("\n") == 1 and LINE.startswith("import ")  # what `site` executes
-    (layout / "tools" / "train.py").write_text(f"exec({LINE!r})\nexec({LINE!r})\n{REPORT}")
+    script = layout / "tools" / "train.py"
+    script.write_text(f"exec({LINE!r})\nexec({LINE!r})\n{script.read_text()}")
     assert run_tool(["tools/train.py"], layout).stdout.strip() == "1"
 
 
-def test_the_start_file_names_what_the_line_calls() -> None:
+def test_the_start_file_does_what_the_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = (PROJECT / "startup" / "ppocr_prune_plugin.start").read_text().strip()
     module, _, function = entry.partition(":")
-    assert f"from {module} import {function}" in LINE
-    assert callable(getattr(__import__(module, fromlist=[function]), function))
+    assert module == _startup.__name__
+    for wait in (lambda: exec(LINE), getattr(_startup, function)):
+        monkeypatch.setattr(sys, "meta_path", [])
+        asked: list[str] = []
+        monkeypatch.setattr(_startup, "imported", lambda name, path, to=asked: to.append(name))
+        wait()
+        wait()
+        (finder,) = sys.meta_path
+        for name in ("json", "tools", "tools.program", "ppocr", "ppocr.data"):
+            finder.find_spec(name, None)
+        assert asked == ["tools.program", "ppocr"] and finder.__name__ == _startup.WAITING
 
 
 FINDER_SCRIPT = """\

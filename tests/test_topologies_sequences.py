@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
@@ -12,7 +14,9 @@ from paddle import nn
 
 from ppocr_prune_plugin import surgery
 from ppocr_prune_plugin.graph.channels import ChannelGraph
+from ppocr_prune_plugin.graph.flow import compress
 from ppocr_prune_plugin.graph.groups import build_graph
+from ppocr_prune_plugin.graph.rules.shape import _reshaped
 from ppocr_prune_plugin.plan import GroupPlan
 
 TOKENS = (1, 5, 6)
@@ -278,6 +282,26 @@ def test_reshape_with_sizes_of_the_tensor() -> None:
         return net.head(x.reshape([n, c, h * w]).transpose([0, 2, 1]))
 
     check(Net(forward, stem=conv(3, 8), head=nn.Linear(8, 2)), stem=8)
+
+
+def test_maps_under_another_shape_are_those_of_the_whole_tensor() -> None:
+    """Reshaped without being spread out, and as if they had been."""
+    shapes = [
+        ((2, 3, 4), (2, 12)), ((2, 12), (2, 3, 4)), ((2, 3, 4), (3, 2, 4)), ((6, 4), (1, 6, 1, 4)),
+        ((1, 6, 1, 4, 1), (6, 4)), ((6, 4), (4, 6)), ((2, 1, 3, 4), (6, 2, 2)), ((1, 1), (1,)),
+        ((5, 2, 3, 4), (5, 6, 2, 2)),
+    ]  # fmt: skip
+    for before, after in shapes:
+        for along in itertools.product((False, True), repeat=len(before)):
+            own = [size if long else 1 for size, long in zip(before, along, strict=True)]
+            maps = np.arange(np.prod(own)).reshape(own)
+            whole = np.broadcast_to(maps, before).reshape(after)
+            found = _reshaped(maps, before, after)
+            assert found.ndim == len(after) and found.size <= whole.size
+            assert np.array_equal(np.broadcast_to(found, after), whole)
+            assert np.array_equal(compress(found), compress(whole))
+    tall = _reshaped(np.arange(8).reshape(1, 1, 8), (4096, 4096, 8), (4096, 64, 64, 2, 4))
+    assert tall.shape == (1, 1, 1, 2, 4)
 
 
 def test_reshape_with_the_size_of_another_tensor_is_kept() -> None:

@@ -7,11 +7,13 @@ With a config its model is built, traced, pruned by a little and exported, too, 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +22,7 @@ from pathlib import Path
 from .. import __version__
 from .._startup import switched_off
 from ..errors import PruneError
+from ..export.converter import LAST_PYTHON, OTHER_PYTHON, no_converter
 from ..hooks.adapters.algorithms import unknown_algorithms
 from ..hooks.adapters.tree import find_tree, require_tree
 from ..hooks.points import check_tree
@@ -34,6 +37,8 @@ _PADDLES = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
 _WHOLE_ONEDNN, _BROKEN_ONEDNN = "3.2.2", ((3, 3, 0), (3, 3, 1))
 # From this release on exports have tags that earlier ones and this paddle2onnx do not read.
 _WIDE_TAGS, _LAST_PADDLE2ONNX = (3, 3), "2.1.0"
+# Debian's packages with libraries that those of Python do not bring.
+_DEBIAN, _DEBIAN_OPENCV = {"libgomp.so.1": "libgomp1"}, "libgl1 libglib2.0-0"
 # The last release that traces through its old intermediate representation.
 _OLD_IR = (3, 0)
 
@@ -80,10 +85,11 @@ def findings(
     except PruneError as error:
         yield Finding("FAIL", "PaddleOCR tree: none", str(error))
     release = release_of(found) if found is not None else None
-    yield from _version_findings(release)
+    yield from _version_findings(release, found)
     _, paddle = _first_installed(*_PADDLES)
     old_ir = found is not None and _exports_through_old_ir(found)
     yield from paddle_findings(paddle or "", old_ir)
+    yield from _converter_findings()
     if found is not None:
         yield Finding("ok", f"PaddleOCR {release} at {found}")
         yield from _hook_findings(found)
@@ -136,6 +142,8 @@ def probe() -> tuple[bool, str]:
         (tools / "program.py").touch()
         (tools / "train.py").write_text(
             "import sys\n"
+            "sys.path.insert(0, '.')\n"
+            "import ppocr\n"
             "print('hooked' if any(type(f).__module__ == 'ppocr_prune_plugin.hooks.finder'"
             " for f in sys.meta_path) else 'not hooked')\n"
         )
@@ -154,7 +162,7 @@ def probe() -> tuple[bool, str]:
     return result.stdout.strip() == "hooked", result.stderr.strip()
 
 
-def _version_findings(tree: Release | None) -> Iterator[Finding]:
+def _version_findings(tree: Release | None, root: Path | None) -> Iterator[Finding]:
     python = sys.version_info[:2]
     yield _ranged("Python", ".".join(map(str, sys.version_info[:3])), python, (3, 10), (3, 13))
 
@@ -167,21 +175,31 @@ def _version_findings(tree: Release | None) -> Iterator[Finding]:
         )
     else:
         release = release_numbers(paddle)
-        yield _ranged(f"Paddle ({paddle_name})", paddle, release[:2], (3, 0), (3, 3))
+        found = _ranged(f"Paddle ({paddle_name})", paddle, release[:2], (3, 0), (3, 3))
+        yield import_failure("paddle", f"Paddle {paddle} ({paddle_name})") or found
 
     _, numpy = _first_installed("numpy")
     known = None if tree is None else tree.before if tree.stated is None else tree.stated
-    old_loader = known is not None and release_numbers(known) <= (2, 10, 0)
-    if numpy is not None and release_numbers(numpy) >= (2, 4) and old_loader:
+    old = known is not None and release_numbers(known) <= (2, 10, 0)
+    if numpy is not None and release_numbers(numpy) >= (2, 4) and root and _crops_by_arrays(root):
         yield Finding(
             "FAIL",
-            f"NumPy {numpy}: the data loader of this PaddleOCR recurses without end, like a hang",
-            'pip install "numpy<2" albumentations==1.4.10 albucore==0.0.13',
+            f"NumPy {numpy}: this PaddleOCR can no longer crop a detector's training images (only "
+            "0-dimensional arrays can be converted), and takes others without end, like a hang",
+            'pip install "numpy<2" albumentations==1.4.10 albucore==0.0.13'
+            if old
+            else 'pip install "numpy<2.4"',
         )
     else:
         yield Finding("ok", f"NumPy {numpy or 'not installed'}")
     yield from _opencv_findings(numpy)
     yield from _paddleslim_findings(numpy)
+
+
+def _crops_by_arrays(tree: Path) -> bool:
+    """Whether the tree takes arrays of one number for numbers, as NumPy did before 2.4."""
+    file = tree / "ppocr" / "data" / "imaug" / "random_crop_data.py"
+    return file.is_file() and "int(np.random.choice(axis, size=1))" in file.read_text("utf-8")
 
 
 def _opencv_findings(numpy: str | None) -> Iterator[Finding]:
@@ -200,7 +218,26 @@ def _opencv_findings(numpy: str | None) -> Iterator[Finding]:
             f'pip install {name}==4.10.0.84, or "numpy<2"',
         )
     else:
-        yield Finding("ok", f"OpenCV {opencv} ({name})")
+        title = f"OpenCV {opencv} ({name})"
+        yield import_failure("cv2", title) or Finding("ok", title)
+
+
+def import_failure(module: str, title: str) -> Finding | None:
+    """What keeps an installed module from being imported, which its version does not show."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except Exception as error:
+        remedy = "look at what it says"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"pip install {error.name}"
+        elif library := re.match(r"(lib[^\s:]+): cannot open shared object file", str(error)):
+            packages = _DEBIAN.get(library[1], _DEBIAN_OPENCV)
+            remedy = f"on Debian: apt-get install {packages}"
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Finding("FAIL", f"{title} cannot be imported: {said}", remedy)
+    return None
 
 
 def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
@@ -222,6 +259,15 @@ def _paddleslim_findings(numpy: str | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"PaddleSlim {paddleslim}")
+
+
+def _converter_findings() -> Iterator[Finding]:
+    if sys.version_info[:2] > LAST_PYTHON and _first_installed("paddle2onnx")[1] is None:
+        yield Finding(
+            "note",
+            f"{no_converter()}: no `ppocr-prune onnx`, pruned_latency in Paddle Inference alone",
+            f"for them, {OTHER_PYTHON}",
+        )
 
 
 def paddle_findings(paddle: str, old_ir: bool) -> Iterator[Finding]:

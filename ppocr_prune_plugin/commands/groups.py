@@ -18,6 +18,8 @@ from ..errors import PruneError, did_you_mean, quoted
 from ..files import read_file, write_atomically
 from ..graph.flow import AFFINE, IN, OUT
 from ..graph.groups import ChannelGroup, Member
+from ..hooks.adapters.classes import plan_of_lost
+from ..hooks.adapters.dictionaries import in_use
 from ..hooks.adapters.inputs import image_shape
 from ..hooks.adapters.networks import Networks
 from ..hooks.adapters.sub_models import families
@@ -26,7 +28,7 @@ from ..hooks.patches.config import current_section
 from ..network import Network
 from ..ratios.rounding import widths
 from ..ratios.uniform import matches
-from ..report.lines import human
+from ..report.lines import characters_line, human
 from ..section import PruneSection
 from .config_options import add_config_options
 
@@ -71,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
         shape = network.inputs[0][0]
         name = f"{first.name}, a {type(first.model).__name__}," if first.name else ""
         print(f"{source}: {name or type(first.model).__name__} at {' x '.join(map(str, shape))}")
+        used = in_use()
+        if used is not None and used.alphabet is not None:
+            print(characters_line(used.alphabet, plan_of_lost(first, network, used)))
+            print("What follows is of the network that is left.")
         if others:
             print(f"{', '.join(part.name for part in others)}: the same, and pruned as wide")
         if args.group is None:

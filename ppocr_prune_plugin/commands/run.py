@@ -12,9 +12,10 @@ import runpy
 import sys
 from pathlib import Path
 
-from .._startup import activate, switched_off
+from .._startup import stop_waiting, switched_off
 from ..errors import PruneError
 from ..hooks.adapters.tree import find_tree
+from ..hooks.finder import install
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     # As `python SCRIPT` would set them up.
     sys.argv = [script, *args.arguments]
     sys.path[0] = os.path.dirname(os.path.realpath(script))
-    activate(force=True)
+    stop_waiting()
+    install()
     runpy.run_path(script, run_name="__main__")
     return 0
 

@@ -6,6 +6,7 @@ Nothing is compared here; :mod:`.onnx_file` does that for what users are given.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,16 +19,29 @@ from .versions import retag
 
 OPSET = 14  # of operators, unless another is asked for
 _NEEDED = ("paddle2onnx", "onnx")
+# The last that there is a paddle2onnx for (2.1.0, the newest), and what to do in a later one.
+LAST_PYTHON = (3, 12)
+OTHER_PYTHON = (
+    "an environment of Python 3.10 to 3.12, where `ppocr-prune onnx` takes what was exported here"
+)
 
 
 def require_converter(what: str, packages: Iterable[str] = _NEEDED) -> None:
     """Raise :class:`PruneError` that says how to install what is missing for something."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PruneError(
-            f"{what} needs packages that are not installed: {', '.join(missing)}. "
-            'pip install "ppocr-prune-plugin[onnx]"'
-        )
+    if not missing:
+        return
+    install = 'pip install "ppocr-prune-plugin[onnx]"'
+    if "paddle2onnx" in missing and sys.version_info[:2] > LAST_PYTHON:
+        install = f"{no_converter()}: {install} in {OTHER_PYTHON}"
+    raise PruneError(
+        f"{what} needs packages that are not installed: {', '.join(missing)}. {install}"
+    )
+
+
+def no_converter() -> str:
+    """What this Python has no release of ``paddle2onnx`` for."""
+    return "There is no paddle2onnx for Python {}.{}".format(*sys.version_info)
 
 
 def readable(prefix: Path, copy: Path, wide: bool) -> Path:

@@ -9,7 +9,6 @@ is made to follow, and the trace decides whether that is right. What still diffe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,7 +73,7 @@ def confirmed(
         for site in wrong:
             alike = {n: op for n, op in enumerate(program.ops) if _site(op) == site}
             if site not in guesses:
-                kin = [op for op in program.ops if (op.name, _classes(op)) == (site[0], site[2])]
+                kin = [op for op in program.ops if (op.name, op.layer) == (site[0], site[2])]
                 guesses[site] = _guess(model, found.flow, graph, kin, reads)
                 if not set(guesses[site]) <= set(attributes):
                     continue  # something new to try
@@ -89,12 +88,7 @@ Site = tuple[str, str, str]
 
 def _site(op: Op) -> Site:
     """Operations of one kind that one line of the model's code makes."""
-    return op.name, op.site, _classes(op)
-
-
-def _classes(op: Op) -> str:
-    """The classes of the layers that make an operation, ``SVTRNet/Block/Attention``."""
-    return re.sub(r"_\d+(?=/|$)", "", op.layer)
+    return op.name, op.site, op.layer
 
 
 def _without(graph: ChannelGraph, names: Set[str]) -> ChannelGraph:
@@ -234,7 +228,7 @@ def _guess(
             owner[flow.spans[member.parameter, member.axis] + member.indices.reshape(-1)] = number
     guesses: dict[tuple[str, str, int | None], SizeAttribute] = {}
     for op in ops:
-        cls = _classes(op).rpartition("/")[2] or type(model).__name__
+        cls = op.layer.rpartition("/")[2] or type(model).__name__
         values = [value for value in (*op.inputs, *op.outputs) if value is not None]
         numbers = {n for v in values for n in owner[flow.atoms_of(v)].tolist() if n >= 0}
         for group in (graph.groups[n] for n in sorted(numbers)):

@@ -33,7 +33,7 @@ _RECORDERS = (
 # for each list of layers between them. Where nobody asks for the line, one: Paddle wants some.
 _FRAMES, _NO_FRAMES = 24, 1
 
-_DROPPED_ATTRS = frozenset({"op_callstack", "place", "dtype", "stop_gradient"})
+_DROPPED_ATTRS = frozenset({"op_callstack", "op_role", "place", "dtype", "stop_gradient"})
 
 
 @dataclass(eq=False)
@@ -55,9 +55,9 @@ class Value:
 class Op:
     """One operation: its PIR name without the ``pd_op.`` dialect, operands, results, attributes.
 
-    ``layer`` names the classes of the layers that it ran in, ``site`` the line of the model's code
-    (neither is an identity), or "" where nobody asked for it. ``captured`` holds what the blocks
-    inside it (a loop's body, say) use from outside.
+    ``layer`` names the classes of the layers that it ran in (``SVTRNet/Block/Attention``), ``site``
+    the line of the model's code (neither is an identity), or "" where nobody asked for it.
+    ``captured`` holds what the blocks inside it (a loop's body, say) use from outside.
     """
 
     name: str
@@ -132,10 +132,17 @@ def trace(
 
 
 def _trace(
-    model: paddle.nn.Layer, inputs: Sequence[Any], training: bool, plain: bool, sites: bool
+    model: paddle.nn.Layer,
+    inputs: Sequence[Any],
+    training: bool,
+    plain: bool,
+    sites: bool,
+    layers: _Layers | None = None,
 ) -> Program:
     """``plain``: run the code as Python does. Loops and conditions on tensors raise then; all else
-    gives the same program several times faster than code that Paddle has translated first."""
+    gives the same program several times faster than code that Paddle has translated first.
+    ``layers`` learns which layers make the operations."""
+    layers = layers or _Layers()
     _forget_failed_traces()
     forward, specs = _forward_of_unknown(model, inputs)
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
@@ -146,9 +153,12 @@ def _trace(
             input_spec=[specs],
             full_graph=True,
         )
-        with methods_translated_once(), _short_stacks(sites) if plain else nullcontext():
+        with (
+            layers.recorded(), methods_translated_once(), _words_as_numbers(),
+            _short_stacks(sites) if plain else nullcontext(),
+        ):  # fmt: skip
             concrete = static.concrete_program
-        copied = _copy(concrete.main_program, concrete.outputs, structured_names(model))
+        copied = _copy(concrete.main_program, concrete.outputs, structured_names(model), layers)
         copied.parameter_shapes = _shapes(model) | copied.parameter_shapes
         copied.plain, copied.training = plain, training
         return copied
@@ -156,6 +166,44 @@ def _trace(
         for layer, mode in modes:
             layer.training = mode
         _forget_failed_traces()
+
+
+class _Layers:
+    """The layers that run while a program is made, by a number that each operation bears.
+
+    Paddle notes them, too (``name_struct``), but lists the whole program twice per call of a layer
+    for it: of a decoder with 500 steps that is most of the time of a trace.
+    """
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def of(self, attrs: Mapping[str, Any]) -> str:
+        """Classes of the layers that an operation with these attributes was made in."""
+        number = attrs.get("op_role")
+        return "" if number is None else self._paths[number]
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Number the operations that are made in this context."""
+        module = paddle.nn.layer.layers
+        original = module.name_struct
+        module.name_struct = self._within
+        try:
+            yield
+        finally:
+            module.name_struct = original
+
+    @contextmanager
+    def _within(self, cls: str) -> Iterator[None]:
+        pir = paddle.base.core.pir
+        before = pir.get_op_role()
+        self._paths.append(f"{self.of({'op_role': before})}/{cls}" if before >= 0 else cls)
+        pir.set_op_role(len(self._paths) - 1)  # which means nothing where nothing is computed
+        try:
+            yield
+        finally:
+            pir.set_op_role(before)
 
 
 _TRANSLATED: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
@@ -185,6 +233,24 @@ def methods_translated_once() -> Iterator[None]:
         yield
     finally:
         del cache.convert_with_cache
+
+
+@contextmanager
+def _words_as_numbers() -> Iterator[None]:
+    """``paddle.full(shape, "-inf")``, as masks of attention are often written, is a number where
+    Paddle computes, and an error where it traces."""
+    module = paddle.tensor.creation
+    original = module.fill_constant
+
+    def fill_constant(shape: Any, dtype: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        value = float(value) if isinstance(value, str) else value
+        return original(shape, dtype, value, *args, **kwargs)
+
+    module.fill_constant = fill_constant
+    try:
+        yield
+    finally:
+        module.fill_constant = original
 
 
 @contextmanager
@@ -262,6 +328,7 @@ def trace_as_far(
     """The operations of the model, up to the one that cannot be traced, and whether there is none
     such; traced as ``program`` was."""
     programs: list[Any] = []
+    layers = _Layers()
 
     def remember(layer: paddle.nn.Layer, arguments: Any) -> None:
         programs[:] = [paddle.static.default_main_program()]
@@ -270,9 +337,9 @@ def trace_as_far(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first trace has shown them
-            return _trace(model, inputs, program.training, program.plain, False).ops, True
+            return _trace(model, inputs, program.training, program.plain, False, layers).ops, True
     except Exception:  # whatever the model's code or Paddle raises at these widths
-        copier = _Copier({})
+        copier = _Copier({}, layers)
         ops = programs[0].global_block().ops if programs else []
         return [copier.op(raw) for raw in ops], False
     finally:
@@ -312,8 +379,9 @@ def _site(stack: Sequence[str]) -> str:
 
 
 class _Copier:
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str], layers: _Layers) -> None:
         self.names = names
+        self.layers = layers
         self.values: dict[int, Value] = {}
         self.parameters: dict[str, tuple[int, ...]] = {}
 
@@ -346,10 +414,16 @@ class _Copier:
             inputs=inputs,
             outputs=outputs,
             attrs=attrs,
-            layer=str(attrs.get("struct_name", "")).strip("/"),
+            layer=self._layer(raw, given),
             site=_site(given.get("op_callstack") or ()),
             captured=tuple(self._captured(raw)),
         )
+
+    def _layer(self, raw: Any, attrs: Mapping[str, Any]) -> str:
+        """What holds blocks bears no number: it is made where its condition is."""
+        if "op_role" not in attrs and list(raw.blocks()) and raw.operands_source():
+            attrs = raw.operands_source()[0].get_defining_op().attrs()
+        return self.layers.of(attrs)
 
     def _captured(self, raw: Any) -> Iterator[Value]:
         for block in raw.blocks():
@@ -361,8 +435,8 @@ class _Copier:
                 yield from self._captured(inner)
 
 
-def _copy(program: Any, outputs: Any, names: Mapping[str, str]) -> Program:
-    copier = _Copier(names)
+def _copy(program: Any, outputs: Any, names: Mapping[str, str], layers: _Layers) -> Program:
+    copier = _Copier(names, layers)
     ops = [copier.op(raw) for raw in program.global_block().ops]
     results = [
         copier.value(raw)

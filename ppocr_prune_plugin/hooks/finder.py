@@ -97,15 +97,17 @@ class _HookedLoader:
         return getattr(self._loader, name)
 
 
-def install(table: Iterable[Point] = TABLE) -> None:
+def install(table: Iterable[Point] = TABLE) -> PostImportFinder:
     """Put the finder first on ``sys.meta_path`` (once) and patch what is imported already."""
-    if any(isinstance(finder, PostImportFinder) for finder in sys.meta_path):
-        return
+    for there in sys.meta_path:
+        if isinstance(there, PostImportFinder):
+            return there
     finder = PostImportFinder(table)
     sys.meta_path.insert(0, finder)
     for name in finder.modules:
         if name in sys.modules:
             finder.hook(sys.modules[name])
+    return finder
 
 
 def describe_failures() -> str:

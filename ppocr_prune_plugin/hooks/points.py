@@ -76,7 +76,8 @@ TABLE = (
     Point(
         "tools.program",
         "train",
-        "config train_dataloader valid_dataloader model loss_class optimizer post_process_class"
+        "config train_dataloader valid_dataloader device model loss_class optimizer"
+        " post_process_class"
         " eval_class pre_best_model_dict logger",
         {**_PRECISION, "step_pre_epoch": "2.8", "ema": "3.7"},
         patch=TRAINING,
@@ -117,6 +118,7 @@ TABLE = (
     Point("ppocr.modeling.architectures", "build_model", "config", loading=True),
     Point("ppocr.modeling.architectures", "apply_to_static", "model config logger", optional=True),
     Point("ppocr.postprocess", "build_post_process", "config global_config"),
+    Point("ppocr.data", "build_dataloader", "config mode device logger"),
     Point("ppocr.data.imaug", "create_operators", "op_param_list global_config"),
     Point(
         "ppocr.utils.export_model",

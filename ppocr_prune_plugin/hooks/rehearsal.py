@@ -29,12 +29,15 @@ from ..network import (
     run_once,
 )
 from ..plan import PruningPlan, plan_path
-from ..report.lines import human
+from ..report.lines import characters_line, human
 from ..section import PruneSection
+from .adapters.classes import plan_of_lost
+from .adapters.dictionaries import in_use
 from .adapters.networks import Networks
 from .adapters.sub_models import SubModel, combined, families
 from .adapters.tree import build_from_config
 from .patches.config import current_section
+from .patches.weights import with_dictionary
 
 _EXPORT_SECONDS = 900
 
@@ -76,6 +79,10 @@ def rehearse(config_path: Path, options: Sequence[str], tree: Path) -> Iterator[
             try:
                 network = networks.of(part)
                 yield from _traced(part, network)
+                used = in_use()
+                if used is not None and used.alphabet is not None:
+                    lost = plan_of_lost(part, network, used)
+                    yield Step("ok", f"{_named(part)}{characters_line(used.alphabet, lost)}")
                 _enliven(network)
                 plan = _pruned(network, family.section, source)
             except PruneError as error:
@@ -167,7 +174,7 @@ def _exported(
     """What tools/export_model.py makes of the pruned weights, and where it fails, of whole ones."""
     with tempfile.TemporaryDirectory(prefix="ppocr-prune-doctor-") as folder:
         pruned = Path(folder, "pruned.pdparams")
-        paddle.save(model.state_dict(), str(pruned))
+        paddle.save(with_dictionary(model.state_dict()), str(pruned))
         plan.save(plan_path(pruned))
         failed, said = _export(config, options, tree, pruned, Path(folder, "inference"))
         agreed = re.findall(r"prune: (the exported model agrees .*)", said)

@@ -33,6 +33,7 @@ def build_report(
     file: SensitivityFile | None = None,
     feasibility_of: str = FLOPS,
     alphabet: Alphabet | None = None,
+    read: tuple[float | None, float | None] = (None, None),
     feasibility: Sequence[tuple[float, float | None]] = (),
     metric: str | None = None,
     before: float | None = None,
@@ -57,7 +58,8 @@ def build_report(
         plan: what was decided.
         file: the measured curves; None where nothing was measured.
         feasibility_of: what the target counts.
-        alphabet: the characters that a recogniser was left with.
+        alphabet: the characters that a recogniser was left with, and ``read`` the metric with the
+            whole dictionary and with those (None: not known).
         feasibility: rows (share removed, predicted loss or None).
         metric: name of the main indicator, ``before`` and ``after`` its values on ``images``
             images, ``spread`` where the first would lie on other sets of as many, ``beside`` what
@@ -85,7 +87,7 @@ def build_report(
         unknown=dict(graph.unknown),
         feasibility=tuple(feasibility),
         feasibility_of=feasibility_of,
-        alphabet=None if alphabet is None else _characters(alphabet),
+        alphabet=None if alphabet is None else _characters(alphabet, *read),
         loss_of=loss_of,
         round_to=section.round_to,
         dry_run=section.dry_run,
@@ -103,7 +105,7 @@ def build_report(
     )
 
 
-def _characters(alphabet: Alphabet) -> Characters:
+def _characters(alphabet: Alphabet, before: float | None, after: float | None) -> Characters:
     lines = tuple(dict.fromkeys(alphabet.lines))
     counts = alphabet.counts
     return Characters(
@@ -111,6 +113,8 @@ def _characters(alphabet: Alphabet) -> Characters:
         alphabet.whole,
         alphabet.scripts,
         tuple((line, None if counts is None else counts.get(line, 0)) for line in lines),
+        before,
+        after,
     )
 
 

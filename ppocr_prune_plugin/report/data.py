@@ -96,12 +96,15 @@ class FrozenChannels:
 class Characters:
     """The alphabet of a recogniser that lost characters: ``kept`` of ``whole`` classes, how many
     characters of each script, and for each character how often the labels have it (None where
-    they were not counted)."""
+    they were not counted); ``before`` is the metric with the whole dictionary, ``after`` that with
+    what is left of it, before any channel goes (None: not known)."""
 
     kept: int
     whole: int
     scripts: Mapping[str, int]
     counts: tuple[tuple[str, int | None], ...]
+    before: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,8 @@ _SCHEMA = record(
                     "whole": whole(1),
                     "scripts": mapping(whole(1)),
                     "counts": listed(row(text, maybe(whole(0)))),
-                }
+                },
+                {"before": maybe(number()), "after": maybe(number())},
             )
         ),
     },

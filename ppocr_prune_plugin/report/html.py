@@ -48,7 +48,7 @@ def render(report: Report) -> str:
     title = "Pruning report"
     parts = [
         _header(report),
-        _alphabet(report.alphabet),
+        _alphabet(report.alphabet, report.metric),
         _feasibility(report),
         _channels(report),
         _curves(report),
@@ -151,7 +151,7 @@ def _beside(report: Report) -> str:
     )
 
 
-def _alphabet(found: Characters | None) -> str:
+def _alphabet(found: Characters | None, metric: str | None) -> str:
     """What a recogniser can write, and how often the labels have it."""
     if found is None:
         return ""
@@ -161,6 +161,11 @@ def _alphabet(found: Characters | None) -> str:
     cells = " ".join(f"<code>{_shown(c)}</code>&nbsp;{n}" for c, n in labelled)
     others = " ".join(f"<code>{_shown(c)}</code>" for c, n in found.counts if n == 0)
     body = f"<p>{found.kept} of {found.whole} characters stay: {scripts}.</p>"
+    if found.before is not None and found.after is not None:
+        body += (
+            f"<p>With the whole dictionary {escape(str(metric))} is {found.before:.4f}, with what "
+            f"is left of it {found.after:.4f}.</p>"
+        )
     if labelled:
         body += f"<p>In the labels, with how often each occurs: {cells}</p>"
     if others:

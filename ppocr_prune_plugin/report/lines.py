@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..alphabet import Alphabet
 from ..graph.groups import ChannelGraph, ChannelGroup
 from ..plan import Change, PruningPlan
 from .data import Latency
@@ -74,6 +75,14 @@ def summary(
         pairs = (beside or {}).items()
         parts += [f"{name} {known(old)} -> {known(new)}" for name, (old, new) in pairs]
     return ", ".join(parts)
+
+
+def characters_line(alphabet: Alphabet, plan: PruningPlan) -> str:
+    """What a recogniser loses with its characters."""
+    return (
+        f"with Prune.characters {len(alphabet.lines)} of {alphabet.whole} characters stay: "
+        + summary(plan, None, None, None)
+    )
 
 
 def known(value: float | None) -> str:

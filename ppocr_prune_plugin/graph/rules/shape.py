@@ -30,7 +30,29 @@ def reshape(flow: ChannelFlow, op: Op) -> None:
         if op.name in ("squeeze", "unsqueeze"):
             flow.set_alias(out, x)
     else:
-        flow.set_channel_map(out, np.broadcast_to(maps, x.shape).reshape(out.shape))
+        flow.set_channel_map(out, _reshaped(maps, x.shape, out.shape))
+
+
+def _reshaped(maps: Atoms, before: tuple[int, ...], after: tuple[int, ...]) -> Atoms:
+    """Maps under another shape; what does not change along axes that stay beside each other is
+    never spread out, since the map of a whole tensor can be large."""
+    spread, target = list(maps.shape), list(after)
+    i = j = 0
+    while i < len(before) and j < len(after):
+        start, place = i, j
+        left, right = before[i], after[j]
+        i, j = i + 1, j + 1
+        while left != right:  # the fewest axes of each that hold as many elements
+            if left < right:
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        if all(size == 1 for size in maps.shape[start:i]):
+            target[place:j] = [1] * (j - place)
+        else:
+            spread[start:i] = before[start:i]
+    target[j:] = [1] * (len(after) - j)
+    return np.broadcast_to(maps, spread).reshape(target)
 
 
 @rule("transpose")

@@ -21,7 +21,10 @@ from ...alphabet import Lines, places_of
 from ...chance import chance_of_its_own
 from ...errors import PruneError
 from ...graph.live import tensors_of
+from ...network import Network, plan_of_characters
+from ...plan import PruningPlan
 from .dictionaries import SETTING, InUse
+from .state import file_of
 from .sub_models import SubModel
 from .tree import built_apart
 
@@ -64,6 +67,13 @@ def before_cut(part: SubModel, path: Path | None, used: InUse) -> dict[str, dict
         name: {axis: length + lost for axis, length in axes.items()}
         for name, axes in class_axes(part).items()
     }
+
+
+def plan_of_lost(part: SubModel, network: Network, used: InUse) -> PruningPlan:
+    """The plan of what a network that was built for the dictionary in use has lost with the
+    characters, and of no channels."""
+    lengths = before_cut(part, file_of(part.model), used)
+    return plan_of_characters(network, lengths, used.dictionary)
 
 
 def _class_axes(part: SubModel) -> Axes:

@@ -9,11 +9,12 @@ left to do is to cut weights along that were trained with the whole dictionary (
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from ...errors import PruneError
 from ...files import write_atomically
 from ...plan import load_plan
 from ...section import AUTO, PruneSection
-from .label_counts import count_labels
+from .label_counts import PARTS, count_labels
 from .sub_models import sub_models
 
 SETTING = "Global.character_dict_path"
@@ -89,6 +90,7 @@ def settle(
     config: dict[str, Any],
     section: PruneSection | None,
     training: bool,
+    labelled: Sequence[str],
     source: str,
     plan_file: str | None,
     logger: logging.Logger,
@@ -99,6 +101,7 @@ def settle(
         config: the merged config; ``Global.character_dict_path`` is changed where need be.
         section: its section; None where there is none.
         training: the run trains, so that the section's characters count.
+        labelled: the parts of the config whose labels the run reads.
         source: where the section is written, for messages.
         plan_file: a plan that is going to be applied to unpruned weights.
         logger: is told what is read with which characters.
@@ -146,6 +149,8 @@ def settle(
                 f"prune: {where} reads {_count(carried)}: they are used, not {SETTING}: "
                 f"{stated_path}"
             )
+        if labelled and _is_recogniser(config):
+            _say_outside(_counted(config, labelled), carried.lines, _always(config), logger)
         _use(config, carried, stated, stated_path)
         return
     assert section is not None
@@ -164,6 +169,21 @@ def settle(
         cut = CutDictionary(alphabet.lines, carried.whole, carried.checksum)
     _say(alphabet, counts, logger)
     _use(config, cut, stated, stated_path, alphabet)
+
+
+def with_whole(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A config as it was before its recogniser lost characters now; None where it had lost some
+    before, or loses none."""
+    if _in_use is None or _in_use.alphabet is None or _in_use.stated is None:
+        return None
+    if checksum(_in_use.stated) != _in_use.dictionary.checksum:
+        return None
+    if _in_use.alphabet.whole != _in_use.dictionary.whole:
+        return None
+    own = copy.deepcopy(dict(config))
+    own["Global"]["character_dict_path"] = _in_use.stated_path
+    _renumber(own, len(_in_use.dictionary.lines), -_in_use.lost)
+    return own
 
 
 def write_dictionary(config: Mapping[str, Any], folder: Path) -> Path | None:
@@ -237,9 +257,8 @@ def _required(path: Any, source: str) -> Lines:
 
 
 def _require_recogniser(config: Mapping[str, Any], source: str) -> None:
-    architecture = config.get("Architecture") or {}
-    kind = architecture.get("model_type")
-    if kind != "rec":
+    if not _is_recogniser(config):
+        kind = (config.get("Architecture") or {}).get("model_type")
         raise PruneError(
             f"{source}: Prune.characters is for recognisers, which have a class for each character;"
             f" Architecture.model_type is {kind}. Leave the key away."
@@ -252,11 +271,28 @@ def _require_recogniser(config: Mapping[str, Any], source: str) -> None:
         )
 
 
+def _is_recogniser(config: Mapping[str, Any]) -> bool:
+    return bool((config.get("Architecture") or {}).get("model_type") == "rec")
+
+
+def _always(config: Mapping[str, Any]) -> Lines:
+    """Characters that stay whatever is asked for."""
+    return (_SPACE,) if config["Global"].get("use_space_char") else ()
+
+
+def _counted(config: Mapping[str, Any], parts: Sequence[str] = PARTS) -> LabelCounts | None:
+    """What the labels are made of; None where they cannot be counted, which only `auto` needs."""
+    try:
+        return count_labels(config, parts)
+    except PruneError:
+        return None
+
+
 def _chosen(
     section: PruneSection, config: Mapping[str, Any], whole: Lines, source: str, dictionary: str
 ) -> tuple[Alphabet, LabelCounts | None]:
     """What stays of a dictionary, and what the labels are made of."""
-    always = (_SPACE,) if config["Global"].get("use_space_char") else ()
+    always = _always(config)
     stated, key = section.characters, "Prune.characters"
     assert stated is not None
     counts: LabelCounts | None = None
@@ -270,10 +306,7 @@ def _chosen(
     else:
         wanted = read_wanted(Path(stated), f"{source}: {key}")
         require_known(wanted, whole, always, Path(stated), f"{source}: {key}", dictionary)
-        try:
-            counts = count_labels(config)
-        except PruneError:  # of a kind that only `auto` needs
-            counts = None
+        counts = _counted(config)
     lines = kept_of(whole, (*wanted, *always))
     if not lines:
         raise PruneError(
@@ -295,12 +328,18 @@ def _say(alphabet: Alphabet, counts: LabelCounts | None, logger: logging.Logger)
         f"prune: {len(alphabet.lines)} of {alphabet.whole} characters stay: {scripts}"
         + (", and the space of use_space_char" if alphabet.always else "")
     )
-    if counts is None:
-        return
     if alphabet.unlabelled:
         logger.info(f"prune: {len(alphabet.unlabelled)} of them are in no label")
-    for line in outside_lines(counts, frozenset((*alphabet.lines, *alphabet.always))):
-        logger.warning(f"prune: {line}")
+    _say_outside(counts, alphabet.lines, alphabet.always, logger)
+
+
+def _say_outside(
+    counts: LabelCounts | None, lines: Lines, always: Lines, logger: logging.Logger
+) -> None:
+    """Warn of labels that the characters do not make up."""
+    if counts is not None:
+        for line in outside_lines(counts, frozenset((*lines, *always))):
+            logger.warning(f"prune: {line}")
 
 
 def _count(dictionary: CutDictionary) -> str:

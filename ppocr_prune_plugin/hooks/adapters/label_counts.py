@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,41 @@ _TEXT_FILES = {"SimpleDataSet", "MultiScaleDataSet"}
 _DATABASES = {"LMDBDataSet", "LMDBDataSetSR"}
 
 
-def count_labels(config: Mapping[str, Any]) -> LabelCounts:
+def count_labels(config: Mapping[str, Any], parts: Sequence[str] = PARTS) -> LabelCounts:
     """Count the characters of the labels of the training and the evaluation set, each label once
-    whatever share of them an epoch takes.
+    whatever share of them an epoch takes, as PaddleOCR encodes them: some encoders make letters
+    small first.
 
     Raises:
         PruneError: they cannot be read, or are of a data set whose labels are not known.
     """
-    counts = LabelCounts(texts={part: Counter() for part in PARTS if config.get(part)})
+    counts = LabelCounts(texts={part: Counter() for part in parts if config.get(part)})
     for part, texts in counts.texts.items():
+        small = _makes_small(config, part)
         for label in _labels(config, part):
-            counts.characters.update(label)
-            texts[frozenset(label)] += 1
+            text = label.lower() if small else label
+            counts.characters.update(text)
+            texts[frozenset(text)] += 1
     return counts
+
+
+def _makes_small(config: Mapping[str, Any], part: str) -> bool:
+    """Whether the encoder of labels of a part makes their letters small: by ``lower`` of its own,
+    of ``Global``, which counts first as with PaddleOCR, or by its default."""
+    for transform in (config[part].get("dataset") or {}).get("transforms") or ():
+        for name, stated in transform.items() if isinstance(transform, Mapping) else ():
+            taken = _taken_by(name) if str(name).endswith("LabelEncode") else {}
+            if "lower" in taken:
+                given = {**(stated or {}), **config["Global"]}
+                return bool(given.get("lower", taken["lower"].default))
+    return False
+
+
+def _taken_by(encoder: str) -> Mapping[str, inspect.Parameter]:
+    from ppocr.data.imaug import label_ops
+
+    found = getattr(label_ops, encoder, None)
+    return {} if found is None else inspect.signature(found).parameters
 
 
 def _labels(config: Mapping[str, Any], part: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -93,9 +94,10 @@ def build_from_config(
     """Build the model of a PaddleOCR YAML, with random weights, in train mode.
 
     ``opts`` are ``key=value`` items as after PaddleOCR's ``-o``; ``tree`` is the PaddleOCR tree to
-    use. Returns the model and the merged config. Raises :class:`PruneError` for a config that
-    cannot be read, an option of an unknown section, a ``Prune`` section that is not valid, a model
-    that is not for pruning, and one that PaddleOCR cannot build here.
+    use. A recogniser whose ``Prune`` section names characters is built for those. Returns the model
+    and the merged config. Raises :class:`PruneError` for a config that cannot be read, an option of
+    an unknown section, a ``Prune`` section that is not valid, a model that is not for pruning, and
+    one that PaddleOCR cannot build here.
     """
     use_tree(tree)
     config = load_merged(config_path, opts)
@@ -103,6 +105,7 @@ def build_from_config(
         if not isinstance(config.get(key), dict):
             raise PruneError(f"{config_path}: has no {key} section; is it a PaddleOCR config?")
     require_prunable(config, str(config_path))
+    _cut_dictionary(config, str(config_path))
     leave_weights_out(config["Architecture"])
     with _in_paddleocrs_code(config_path):
         from ppocr.modeling.architectures import build_model
@@ -123,6 +126,16 @@ def build_from_config(
             model = build_model(config["Architecture"])
     model.train()
     return model, config
+
+
+def _cut_dictionary(config: dict[str, Any], source: str) -> None:
+    """Let the config name the dictionary that training would begin with."""
+    from ..patches.config import current_section
+    from .dictionaries import settle
+
+    section = current_section(config, source)
+    if section is not None and section.characters is not None:
+        settle(config, section, True, (), source, None, logging.Logger(__name__, logging.ERROR))
 
 
 @contextmanager

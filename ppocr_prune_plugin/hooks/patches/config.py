@@ -190,7 +190,17 @@ def _settle_dictionary(config: dict[str, Any]) -> None:
         return
     from ppocr.utils.logging import get_logger
 
-    settle(config, _state.section, _state.training, section_source(), prune_plan_file, get_logger())
+    settle(
+        config, _state.section, _state.training, _labelled(), section_source(), prune_plan_file,
+        get_logger(),
+    )  # fmt: skip
+
+
+def _labelled() -> tuple[str, ...]:
+    """The parts of the config whose labels the tool reads."""
+    if _state.training:
+        return ("Train", "Eval")
+    return ("Eval",) if os.path.basename(sys.argv[0]) == "eval.py" else ()
 
 
 def _check(config: Any, section: PruneSection | None, tree: Path) -> None:

@@ -19,7 +19,7 @@ from ...files import replacing
 from ...further import removes, section_for, together, widths_by_ratio
 from ...gradients import Array, batch_gradients
 from ...holders import Holders, renew_reducer
-from ...network import Network, plan_of_characters
+from ...network import Network
 from ...plan import Progress, PruningPlan, plan_path
 from ...report.lines import summary
 from ...section import PruneSection
@@ -27,7 +27,7 @@ from ...sensitivity.ranks import Ranks
 from ...workflow import PruningRun
 from ..adapters.calibration_batches import calibration_batches, few_images, first_images
 from ..adapters.calls import training_forward
-from ..adapters.classes import before_cut
+from ..adapters.classes import plan_of_lost
 from ..adapters.dictionaries import in_use, write_dictionary
 from ..adapters.evaluation import PaddleOCREvaluation
 from ..adapters.launch import gather
@@ -35,9 +35,10 @@ from ..adapters.modes import dynamic_forward, full_precision
 from ..adapters.networks import Networks
 from ..adapters.settings import gradient_settings, measured_settings
 from ..adapters.stages import begun, is_due, train_until
-from ..adapters.state import file_of, inner, plan_of, set_plan
+from ..adapters.state import inner, plan_of, set_plan
 from ..adapters.sub_models import Family, SubModel, arguments_of, combined, families, sub_models_of
 from ..adapters.unpruned import require_classes, require_loaded, weights_file
+from ..adapters.whole_metric import whole_metric
 from ..release import release_of
 from . import config as config_hook
 from .fine_tuning import FineTuning
@@ -211,8 +212,7 @@ def _beginning(part: SubModel, network: Network) -> PruningPlan | None:
         return before
     if before is not None and before.dictionary == used.dictionary:
         return before
-    lengths = before_cut(part, file_of(part.model), used)
-    own = plan_of_characters(network, lengths, used.dictionary)
+    own = plan_of_lost(part, network, used)
     unpruned = weights_file(part.model) if before is None else None
     if unpruned is not None:
         own = replace(own, unpruned={"": unpruned})
@@ -326,12 +326,12 @@ def _prune_part(
     batches_folder, folder = folder, folder / part.name
     ranks = gather(folder)
     loader = arguments["valid_dataloader"]
-    evaluation = (
-        PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
-        if loader is not None and len(loader) > 0
-        else None
-    )
+    whole_reads, evaluation = None, None
     try:
+        if loader is not None and len(loader) > 0:
+            if ranks.rank == 0:
+                whole_reads = whole_metric(part, module, arguments, section.sensitivity, folder)
+            evaluation = PaddleOCREvaluation(module, arguments, section.sensitivity, folder)
         count = _for_recovery(section, whole) if section.has_target else 0
         batches = calibration_batches(whole, count, batches_folder, ranks) if count else []
 
@@ -369,6 +369,7 @@ def _prune_part(
             weights_file(part.model),
             None if used is None else used.alphabet,
             begins if begins is not plan_of(part.model) else None,
+            whole_reads,
         ).run()
     finally:
         ranks.close()
