@@ -31,14 +31,9 @@ def wait() -> None:
     ) -> "ModuleSpec | None":
         return imported(name, path) if name in FIRST else None
 
-    if not any(_waits(finder) for finder in sys.meta_path):
+    if not any(getattr(finder, "__name__", "") == WAITING for finder in sys.meta_path):
         waiting = type(WAITING, (), {"find_spec": staticmethod(find_spec)})
         sys.meta_path.insert(0, waiting)  # type: ignore[arg-type]
-
-
-def stop_waiting() -> None:
-    """Leave it to somebody else to hook PaddleOCR."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not _waits(finder)]
 
 
 def imported(name: str, path: "Sequence[str] | None" = None) -> "ModuleSpec | None":
@@ -48,15 +43,15 @@ def imported(name: str, path: "Sequence[str] | None" = None) -> "ModuleSpec | No
     """
     if tree_of(name, path) is None:
         return None
-    stop_waiting()
     try:
+        from .hooks.finder import install, stop_waiting
+
+        stop_waiting()
         if switched_off():
             from .hooks.request import warn_if_switched_off
 
             warn_if_switched_off(sys.argv)
             return None
-        from .hooks.finder import install
-
         return install().find_spec(name, path)
     except Exception:
         return None  # a half-removed package must not break the user's program
@@ -89,7 +84,3 @@ def tree_of(name: str, path: "Sequence[str] | None" = None) -> "str | None":
     except Exception:  # whatever other projects' packages do when they are looked for
         pass
     return None
-
-
-def _waits(finder: object) -> bool:
-    return getattr(finder, "__name__", "") == WAITING

@@ -184,6 +184,8 @@ def _tool(tree: Path) -> Path:
     tool = tree / "tools" / "train.py"
     tool.write_text(
         "import sys\n"
+        "sys.path.insert(0, sys.path[0] + '/..')\n"
+        "import ppocr\n"
         "print(sys.modules['ppocr_prune_plugin'].__file__)\n"
         "print(sum(type(f).__name__ == 'PostImportFinder' for f in sys.meta_path))\n"
     )

@@ -12,6 +12,7 @@ from tool_processes import RunTool
 
 from ppocr_prune_plugin import _startup
 from ppocr_prune_plugin._startup import tree_of
+from ppocr_prune_plugin.hooks.finder import stop_waiting
 
 PROJECT = Path(__file__).parent.parent
 LINE = (PROJECT / "startup" / "ppocr_prune_plugin.pth").read_text()
@@ -185,6 +186,8 @@ def test_the_start_file_does_what_the_line_does(monkeypatch: pytest.MonkeyPatch)
         for name in ("json", "tools", "tools.program", "ppocr", "ppocr.data"):
             finder.find_spec(name, None)
         assert asked == ["tools.program", "ppocr"] and finder.__name__ == _startup.WAITING
+        stop_waiting()
+        assert sys.meta_path == []
 
 
 FINDER_SCRIPT = """\

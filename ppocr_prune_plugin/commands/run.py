@@ -12,10 +12,10 @@ import runpy
 import sys
 from pathlib import Path
 
-from .._startup import stop_waiting, switched_off
+from .._startup import switched_off
 from ..errors import PruneError
 from ..hooks.adapters.tree import find_tree
-from ..hooks.finder import install
+from ..hooks.finder import install, stop_waiting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -110,6 +110,13 @@ def install(table: Iterable[Point] = TABLE) -> PostImportFinder:
     return finder
 
 
+def stop_waiting() -> None:
+    """In this process nobody hooks PaddleOCR by its import any more (see ``_startup``): that is
+    done, or what runs here are our own functions, which say themselves what goes wrong."""
+    waiting = "PPOCRPruneWaiting"
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != waiting]
+
+
 def describe_failures() -> str:
     """One message about every patch that failed."""
     from ..errors import PruneError

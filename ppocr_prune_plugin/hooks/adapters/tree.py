@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PruneError
+from ..finder import stop_waiting
 from ..release import TREE_PACKAGE
 from .algorithms import require_prunable
 
@@ -60,13 +61,15 @@ def is_tree(folder: Path) -> bool:
 
 
 def use_tree(tree: Path) -> None:
-    """Make a tree's ``tools`` and ``ppocr`` the ones that are imported.
+    """Make a tree's ``tools`` and ``ppocr`` the ones that are imported, for functions of ours to
+    call: their errors are for the caller, so that nothing is hooked that is not yet.
 
     Raises :class:`PruneError` where another tree's are imported already.
     """
     other = _imported_tree()
     if other is not None and other != tree.resolve():
         raise PruneError(f"{other} is in use already; a process works with one PaddleOCR tree.")
+    stop_waiting()
     path = str(tree)
     if path in sys.path:
         sys.path.remove(path)
