@@ -4,11 +4,13 @@ Every combination of a share of the FLOPs, a way to choose the widths (the same 
 by sensitivity), a cure (batch norms re-estimated, or readers compensated) and a training (none,
 plain, distilled from the unpruned network) is a cell, measured on ``val.txt``, which nothing is
 chosen on: widths are chosen by the outputs on training images, without labels. The unpruned model,
-as it is and fine-tuned equally, is measured beside them. Cells are kept in ``WORK/results.json``:
+as it is and fine-tuned equally (by PaddleOCR as it is, and with batch norms that keep their
+statistics), is measured beside them. With ``--weights`` and ``--start`` the model begins with other
+weights than the released ones, such as those of a control. Cells are kept in ``WORK/results.json``:
 whatever is there is not measured again, so that the benchmark can be run in pieces.
 
     python benchmarks/accuracy.py --data DIR --work WORK --kinds det --shares 0.2 0.4
-    python benchmarks/accuracy.py --data DIR --work WORK --kinds det --train plain distill
+    python benchmarks/accuracy.py --data DIR --work WORK --kinds det --train frozen plain distill
     python benchmarks/accuracy.py --data DIR --work WORK --only time    # on an idle machine
     python benchmarks/accuracy.py --data DIR --work WORK --only analysis --by output metric
     python benchmarks/accuracy.py --work WORK --only page               # docs/benchmark_accuracy.md
@@ -69,13 +71,16 @@ from ppocr_prune_plugin.sensitivity.ranks import Ranks
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6)
 CHOICES, CURES, TRAININGS = ("uniform", "sensitivity"), ("norms", "compensation"), ("none",)
 _RATES = {"det": 3e-4, "rec": 1e-4, "cls": 1e-4}  # of fine-tuning, on a few hundred images
+_FROZEN = Path(__file__).resolve().parent / "frozen_train.py"
 _CACHE_MB = 1024
 
 
 @dataclass(frozen=True)
 class Cell:
     """One measurement. ``share`` is what of the FLOPs was asked for, 0 for the unpruned model;
-    ``by`` what the widths are chosen by, ``draw`` numbers the calibration images."""
+    ``by`` what the widths are chosen by, ``draw`` numbers the calibration images; ``epochs`` and
+    learning ``rate`` are the training's; ``start`` names the weights of the unpruned model.
+    """
 
     kind: str
     share: float
@@ -85,6 +90,9 @@ class Cell:
     criterion: str = "obs"
     by: str = "output"
     draw: int = 0
+    epochs: int = 0
+    rate: float = 0.0
+    start: str = "released"
 
     @property
     def name(self) -> str:
@@ -311,15 +319,12 @@ class Bench:
             **self._chosen(cell),
         }
 
-    def trained(
-        self, cell: Cell, epochs: int, judge: Callable[[], dict[str, float]]
-    ) -> dict[str, Any]:
+    def trained(self, cell: Cell, judge: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Prune and train with PaddleOCR's own ``tools/train.py``; judge what it saves last."""
         plan = self.plan(cell) if cell.share else None
         work = self._folder / "trained" / cell.name.replace(" ", "-")
-        config = self._training_config(cell, plan, epochs, work)
-        path = write_config(config, work / "config.yml")
-        train = str(find_tree() / "tools" / "train.py")
+        path = write_config(self._training_config(cell, plan, work), work / "config.yml")
+        train = str(_FROZEN if cell.train == "frozen" else find_tree() / "tools" / "train.py")
         command = [sys.executable, "-m", "ppocr_prune_plugin.cli", "run", train, "-c", str(path)]
         with open(work / "train.log", "wb") as log:
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
@@ -335,20 +340,18 @@ class Bench:
             surgery.restore(live, undo)
         return {"flops": plan.flops.pruned if plan is not None else 0.0, **found}
 
-    def _training_config(
-        self, cell: Cell, plan: PruningPlan | None, epochs: int, work: Path
-    ) -> dict[str, Any]:
+    def _training_config(self, cell: Cell, plan: PruningPlan | None, work: Path) -> dict[str, Any]:
         model = self._model
         steps = max(1, len(model.loader("Train")))
         config = {**model.config, "Global": dict(model.config["Global"])}
         config["Optimizer"] = {**config["Optimizer"], "lr": dict(config["Optimizer"]["lr"])}
         config["Global"] |= {
-            "epoch_num": epochs,
+            "epoch_num": cell.epochs,
             "save_model_dir": str(work / "output"),
             # The last weights are judged: none of them is chosen by a metric.
-            "eval_batch_step": [0, 10 * epochs * steps],
+            "eval_batch_step": [0, 10 * cell.epochs * steps],
         }
-        config["Optimizer"]["lr"] |= {"learning_rate": _RATES[model.kind], "warmup_epoch": 0}
+        config["Optimizer"]["lr"] |= {"learning_rate": cell.rate, "warmup_epoch": 0}
         if plan is None:
             return config
         recovery: dict[str, Any] = {
@@ -391,7 +394,7 @@ def main() -> int:
         return 0
     data = Data(args.data, args.work)
     for kind in args.kinds:
-        model = Model(kind, data, args.work, args.side)
+        model = Model(kind, data, args.work, args.side, args.weights)
         if args.only == "analysis":
             _analyses(model, args)
             continue
@@ -406,7 +409,7 @@ def main() -> int:
                 measure = (
                     functools.partial(bench.untrained, cell, judge)
                     if cell.train == "none"
-                    else functools.partial(bench.trained, cell, args.epochs, judge)
+                    else functools.partial(bench.trained, cell, judge)
                 )
                 results.of(cell, measure)
     return 0
@@ -416,10 +419,15 @@ def _cells(
     args: argparse.Namespace, kind: Kind, criterion: str, by: str, draw: int
 ) -> Iterator[Cell]:
     for train in args.train:
+        how = {"start": args.start}
+        if train != "none":
+            how |= {"epochs": args.epochs, "rate": args.rate or _RATES[kind]}
         if train != "distill" and draw == args.draws[0]:
-            yield Cell(kind, 0.0, train=train, criterion="", by="")
+            yield Cell(kind, 0.0, train=train, criterion="", by="", **how)
+        if train == "frozen":
+            continue
         for share, choice, cure in itertools.product(args.shares, args.choices, args.cures):
-            yield Cell(kind, share, choice, cure, train, criterion, by, draw)
+            yield Cell(kind, share, choice, cure, train, criterion, by, draw, **how)
 
 
 def _time(bench: Bench, cells: Sequence[Cell], results: Results) -> None:
@@ -475,8 +483,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=CHOICES)
     parser.add_argument("--cures", nargs="+", choices=CURES, default=CURES)
     parser.add_argument(
-        "--train", nargs="+", choices=("none", "plain", "distill"), default=TRAININGS
+        "--train",
+        nargs="+",
+        choices=("none", "plain", "distill", "frozen"),
+        default=TRAININGS,
+        help="frozen: the unpruned model alone, with batch norms that keep their statistics",
     )
+    parser.add_argument("--weights", type=Path, help="of one kind, for the released ones")
+    parser.add_argument("--start", help="what --weights are called in the tables")
     parser.add_argument("--criteria", nargs="+", default=["obs"])
     parser.add_argument("--by", nargs="+", choices=("output", "metric"), default=["output"])
     parser.add_argument("--draws", nargs="+", type=int, default=[0], help="of calibration images")
@@ -490,6 +504,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--side", type=int, default=960, help="long side of det images, pixels")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
+    parser.add_argument("--rate", type=float, help="of fine-tuning (default: by the kind)")
     parser.add_argument("--only", choices=("cells", "time", "analysis", "page"), default="cells")
     parser.add_argument("--every", type=int, default=1, help="analysis: only every so many groups")
     parser.add_argument("--choosing", type=int, help="images for a metric (default: --images)")
@@ -497,6 +512,9 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.only != "page" and args.data is None:
         parser.error("--data is needed")
+    if (args.weights is None) != (args.start is None) or (args.weights and len(args.kinds) > 1):
+        parser.error("--weights, of one of the --kinds, and --start belong together")
+    args.start = args.start or "released"
     return args
 
 

@@ -87,10 +87,11 @@ class Data:
         return out, target
 
 
-def config_of(kind: Kind, data: Data, work: Path, side: int) -> Config:
+def config_of(kind: Kind, data: Data, work: Path, side: int, weights: Path | None = None) -> Config:
     """The shipped config on the user's data and this machine's CPU, without its Prune section.
 
-    ``side`` is the long side of a detector's evaluation images, pixels.
+    ``side`` is the long side of a detector's evaluation images, pixels; without ``weights`` the
+    model has the released ones.
     """
     root = Path(__file__).resolve().parent.parent / "configs"
     config: Config = yaml.safe_load((root / _CONFIGS[kind]).read_text(encoding="utf-8"))
@@ -99,7 +100,7 @@ def config_of(kind: Kind, data: Data, work: Path, side: int) -> Config:
         "use_gpu": False,
         "distributed": False,
         "seed": 1024,
-        "pretrained_model": str(_weights(kind, data, work)),
+        "pretrained_model": str((weights or _weights(kind, data, work)).with_suffix("")),
         "save_model_dir": str(work / kind / "output"),
         "save_epoch_step": 1000,
         "print_batch_step": 5,
@@ -137,17 +138,19 @@ def _weights(kind: Kind, data: Data, work: Path) -> Path:
         images = [folder / row.partition("\t")[0] for row in rows]
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(kind, target, images)
-    return target.with_suffix("")
+    return target
 
 
 class Model:
     """A live, unpruned model with its data; ``folder`` is where its pieces are kept."""
 
-    def __init__(self, kind: Kind, data: Data, work: Path, side: int) -> None:
+    def __init__(
+        self, kind: Kind, data: Data, work: Path, side: int, weights: Path | None = None
+    ) -> None:
         self.kind, self.folder = kind, work / kind
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = data
-        path = write_config(config_of(kind, data, work, side), self.folder / "config.yml")
+        path = write_config(config_of(kind, data, work, side, weights), self.folder / "config.yml")
         self.live, self.config = build_from_config(path, [], find_tree())
         self.weights = Path(f"{self.config['Global']['pretrained_model']}.pdparams")
         self.live.set_state_dict(paddle.load(str(self.weights)))

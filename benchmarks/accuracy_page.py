@@ -12,6 +12,11 @@ from ppocr_prune_plugin.files import write_atomically
 
 Cells = Mapping[str, Mapping[str, Any]]
 _METRICS = {"det": "hmean", "rec": "acc", "cls": "acc"}
+_TRAININGS = {
+    "plain": "fine-tuned",
+    "distill": "taught",
+    "frozen": "fine-tuned with frozen batch norms",
+}
 _COLOURS = ("#1f6feb", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#57606a")
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _WIDTH, _HEIGHT = 420, 300
@@ -46,9 +51,15 @@ def _method(cell: Mapping[str, Any]) -> str:
     said = [cell["choice"], {"norms": "batch norms", "compensation": "compensated"}[cell["cure"]]]
     if (cell["criterion"], cell["by"]) != ("obs", "output"):
         said += [cell["criterion"]] + ([f"by {cell['by']}"] if cell["by"] != "output" else [])
+    return ", ".join([*said, *_trained(cell)])
+
+
+def _trained(cell: Mapping[str, Any]) -> list[str]:
+    """The weights that a cell begins with, and its training, unless they are the plainest."""
+    said = [] if cell["start"] == "released" else [f"from {cell['start']} weights"]
     if cell["train"] != "none":
-        said.append({"plain": "fine-tuned", "distill": "distilled"}[cell["train"]])
-    return ", ".join(said)
+        said.append(f"{_TRAININGS[cell['train']]} for {cell['epochs']} epochs at {cell['rate']:g}")
+    return said
 
 
 def _lines(
@@ -62,7 +73,7 @@ def _lines(
 
 
 def _unpruned(cells: Sequence[Mapping[str, Any]], kind: str) -> float | None:
-    found = [c[_METRICS[kind]] for c in cells if not c["share"] and c["train"] == "none"]
+    found = [c[_METRICS[kind]] for c in cells if not c["share"] and not _trained(c)]
     return found[0] if found else None
 
 
@@ -75,13 +86,12 @@ def _table(cells: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     ]
 
     def order(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-        return (bool(cell["share"]), cell["train"], cell["share"], cell["draw"], cell["choice"])
+        order = (cell["train"] != "none", cell["start"] != "released", cell["train"])
+        return (bool(cell["share"]), *order, cell["share"], cell["draw"], cell["choice"])
 
     for cell in sorted(cells, key=order):
-        name = _method(cell) if cell["share"] else "**unpruned**"
-        if not cell["share"] and cell["train"] != "none":
-            name += ", fine-tuned equally"
-        if cell["draw"]:
+        name = _method(cell) if cell["share"] else ", ".join(["**unpruned**", *_trained(cell)])
+        if cell["draw"] and cell["start"] == "released":
             name += f", draw {cell['draw'] + 1}"
         shown = [f"{cell[figure]:.4g}" if figure in cell else "" for figure in figures]
         rows.append(f"| {name} | {cell['flops']:.1%} | {' | '.join(shown)} |")
