@@ -40,7 +40,7 @@ class Disturbed(Predictor):
     def run(self):
         super().run()
         self.count += 1
-        time.sleep(0.01 if self.count % 3 else 0)
+        time.sleep(0.03 if self.count % 3 else 0)
 
 nothing = 3
 """
