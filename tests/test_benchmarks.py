@@ -37,7 +37,8 @@ def test_the_page_of_accuracy(run_tool: RunTool, tmp_path: Path) -> None:
         cells[f"{kind} {share}"] = {
             "kind": kind, "share": share, "choice": "sensitivity" if share else "",
             "cure": "compensation" if share else "", "train": "none", "criterion": "obs",
-            "by": "output", "draw": 0, "flops": share, "acc": acc,
+            "by": "output", "draw": 0, "epochs": 0, "rate": 0.0, "start": "released",
+            "flops": share, "acc": acc,
         }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps(cells))
     page = tmp_path / "page.md"
