@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import runpy
 import sys
-from pathlib import Path
 from typing import Any
 
-from ppocr_prune_plugin.hooks.adapters.tree import find_tree
+from ppocr_prune_plugin.hooks.adapters.tree import find_tree, use_tree
 from ppocr_prune_plugin.recovery.batch_norm import freeze
 
 
 def main() -> None:
     """Train; the arguments are those of ``tools/train.py``."""
     tree = find_tree()
-    sys.path[:0] = [str(tree), str(tree / "tools")]
+    use_tree(tree)
     import tools.program as program
 
     train = program.train
@@ -31,9 +30,8 @@ def main() -> None:
         return train(*args, **options)
 
     program.train = frozen
-    path = Path(tree, "tools", "train.py")
-    sys.argv[0] = str(path)
-    runpy.run_path(str(path), run_name="__main__")
+    sys.argv[0] = str(tree / "tools" / "train.py")
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
